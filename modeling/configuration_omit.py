@@ -1,0 +1,115 @@
+"""Configuration of OMIT and of the sub-models that are its own."""
+
+import math
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+@strict
+class BiGRUConfig(PreTrainedConfig):
+    """Word embeddings and a bidirectional GRU: the classical text encoder of image-text matching (section 3).
+
+    Args:
+        vocab_size: words of the tokenizer.
+        embedding_size: width of the word embeddings (300 in the paper, as in GloVe).
+        hidden_size: width of each direction, and of their mean, which is the output.
+        num_hidden_layers: stacked GRU layers.
+        dropout: share of the word embeddings' entries dropped during training.
+        pad_token_id: id of padding; its embedding is zero.
+    """
+
+    model_type = "omit_bigru"
+
+    vocab_size: int = 10000
+    embedding_size: int = 300
+    hidden_size: int = 1024
+    num_hidden_layers: int = 1
+    dropout: float | int = 0.0
+    pad_token_id: int | None = 0
+
+    def validate_sizes(self):
+        for name in ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; expected a share from 0 to below 1.")
+
+
+@strict
+class OmitConfig(PreTrainedConfig):
+    """Configuration of an [`OmitModel`]: two encoders, a matching head and a loss.
+
+    Args:
+        vision_config: any vision configuration of `AutoModel` or `AutoBackbone`, as an object or as a dict with
+            `model_type`; its grid cells or patches are the image fragments.
+        text_config: `omit_bigru` or any text encoder of `AutoModel`; its words or sub-words are the text fragments.
+        projection_dim: D, the common width of fragments and global features.
+        matching: `omit` (partial transport), `ot` (full transport) or `mean` (cosine of mean-pooled fragments).
+        regularization: λ of the entropic transport, in units of a cosine (`omit`, `ot`).
+        num_iterations: n, the Sinkhorn iterations (`omit`, `ot`).
+        dustbin: what takes the fragments without a counterpart (`omit`): the `global` feature of each side, one
+            `learned` vector a side, or one learned similarity, `scalar`.
+        marginals: how each side's mass is shared out (`omit`, `ot`): `uniform`, by `norm` of the fragment before
+            normalisation, or by softmax of its similarity to the global feature of its own side (`self_global`) or
+            of the other side (`cross_global`).
+        loss: `triplet` (hinge over hardest negatives) or `infonce` (symmetric cross-entropy).
+        margin: α of the triplet loss, in units of the similarity.
+        logit_scale_init_value: logarithm of the factor from similarity to logits; learned with `infonce`, kept
+            otherwise. Clamped to ln 100 at most.
+        text_pooling: which state is the global feature of a caption: the `mean` of its fragments, the first token
+            (`cls`) or the last one (`last`, for encoders that end on EOS).
+        special_token_ids: ids that are never text fragments, as the tokenizer has them (CLS, SEP, padding …).
+
+    Example:
+        >>> config = OmitConfig(text_config={"model_type": "omit_bigru", "vocab_size": 100}, regularization=0.05)
+        >>> config.text_config.vocab_size, config.vision_config.model_type, config.regularization
+        (100, 'resnet', 0.05)
+    """
+
+    model_type = "omit"
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="resnet"),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="omit_bigru"),
+    }
+
+    vision_config: PreTrainedConfig | dict | None = None
+    text_config: PreTrainedConfig | dict | None = None
+    projection_dim: int = 1024
+    matching: Literal["omit", "ot", "mean"] = "omit"
+    regularization: float | int = 0.02
+    num_iterations: int = 3
+    dustbin: Literal["global", "learned", "scalar"] = "global"
+    marginals: Literal["uniform", "norm", "self_global", "cross_global"] = "uniform"
+    loss: Literal["triplet", "infonce"] = "triplet"
+    margin: float | int = 0.05
+    logit_scale_init_value: float | int = 2.6592
+    text_pooling: Literal["mean", "cls", "last"] = "mean"
+    special_token_ids: list[int] | None = None
+
+    def validate_matching(self):
+        if self.projection_dim < 1:
+            raise ValueError(f"projection_dim is {self.projection_dim}; expected at least 1.")
+        if not 0 < self.regularization < math.inf:
+            raise ValueError(f"regularization is {self.regularization}; expected a number greater than 0.")
+        if self.num_iterations < 1:
+            raise ValueError(f"num_iterations is {self.num_iterations}; expected at least 1.")
+        if not 0 <= self.margin < math.inf:
+            raise ValueError(f"margin is {self.margin}; expected a number not below 0.")
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        found = config_dict.get("model_type", cls.model_type)
+        if found != cls.model_type:
+            raise ValueError(
+                f"This is the configuration of a {found!r} model; expected {cls.model_type!r}. To build an OmitModel "
+                "on it as a backbone, use OmitModel.from_vision_text_pretrained."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+
+AutoConfig.register(BiGRUConfig.model_type, BiGRUConfig, exist_ok=True)
+
+__all__ = ["BiGRUConfig", "OmitConfig"]

@@ -1,0 +1,20 @@
+"""OMIT for Hugging Face: fine-grained image-text matching by partial optimal transport.
+
+Importing the package makes the Auto classes of transformers know its models.
+"""
+
+from omit_hf.evaluation.retrieval import retrieval_metrics
+from omit_hf.hub.registration import register
+from omit_hf.modeling import OmitConfig, OmitModel, OmitProcessor, partial_sinkhorn_similarity, sinkhorn
+
+register()
+
+__version__ = "0.1.0"
+__all__ = [
+    "OmitConfig",
+    "OmitModel",
+    "OmitProcessor",
+    "partial_sinkhorn_similarity",
+    "retrieval_metrics",
+    "sinkhorn",
+]

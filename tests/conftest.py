@@ -1,0 +1,46 @@
+"""Small models and data that many tests share."""
+
+import pytest
+import torch
+from tiny import TEXT, tiny_config
+from transformers import ViTImageProcessor
+
+from omit_hf import OmitModel, OmitProcessor
+from omit_hf.data import build_word_tokenizer, load_scenes
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def model() -> OmitModel:
+    torch.manual_seed(0)
+    return OmitModel(tiny_config()).eval()
+
+
+@pytest.fixture
+def inputs() -> dict[str, torch.Tensor]:
+    """Three images of 6 x 4 cells and two captions of 4 and 2 words."""
+    torch.manual_seed(1)
+    return {
+        "pixel_values": torch.rand(3, 3, 96, 64),
+        "input_ids": torch.tensor([[2, 3, 4, 5], [6, 7, 0, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]),
+    }
+
+
+@pytest.fixture(scope="session")
+def scenes():
+    return load_scenes(train_size=24, validation_size=6, test_size=8)
+
+
+@pytest.fixture(scope="session")
+def processor(scenes) -> OmitProcessor:
+    captions = [caption for captions in scenes["train"]["captions"] for caption in captions]
+    image_processor = ViTImageProcessor(do_resize=False)
+    return OmitProcessor(image_processor, build_word_tokenizer(captions))
+
+
+@pytest.fixture
+def scenes_model(processor) -> OmitModel:
+    torch.manual_seed(0)
+    return OmitModel(tiny_config(text_config={**TEXT, "vocab_size": len(processor.tokenizer)})).eval()

@@ -1,0 +1,321 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from tiny import TEXT, VISION, tiny_config
+from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForZeroShotImageClassification,
+    AutoProcessor,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    CLIPConfig,
+    CLIPModel,
+    ConvNextConfig,
+    ConvNextModel,
+    pipeline,
+)
+
+from omit_hf import OmitModel, partial_sinkhorn_similarity
+from omit_hf.data import build_word_tokenizer
+from omit_hf.modeling.modeling_omit import MAX_LOGIT_SCALE
+
+BERT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 40}
+
+
+def test_shapes(model, inputs):
+    out = model(**inputs, output_transport=True)
+    assert out.similarity.shape == out.logits_per_image.shape == (3, 2)
+    assert out.transport_plan.shape == (3, 2, 6 * 4 + 1, 4 + 1)
+    assert out.image_embeds.shape == (3, 24, 16)
+    assert out.image_mask.shape == (3, 24)
+    assert out.image_pooled.shape == (3, 16)
+    assert out.text_embeds.shape == (2, 4, 16)
+    assert out.text_mask.tolist() == [[True] * 4, [True, True, False, False]]
+    assert out.text_pooled.shape == (2, 16)
+    assert out.loss is None
+    torch.testing.assert_close(out.logits_per_image, out.similarity * model.logit_scale.exp())
+    assert torch.equal(out.logits_per_text, out.logits_per_image.T)
+
+
+def test_similarity_is_that_of_the_public_function(model, inputs):
+    out = model(**inputs)
+    expected = partial_sinkhorn_similarity(
+        out.image_embeds, out.image_mask, out.image_pooled, out.text_embeds, out.text_mask, out.text_pooled
+    )
+    torch.testing.assert_close(out.similarity, expected)
+
+
+def test_features_and_similarity_apart(model, inputs):
+    image = model.get_image_features(inputs["pixel_values"])
+    text = model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+    out = model(**inputs)
+    assert torch.equal(image.embeds, out.image_embeds)
+    assert torch.equal(text.pooled, out.text_pooled)
+    assert torch.equal(model.similarity(image, text), out.similarity)
+    torch.testing.assert_close(model.similarity(image, text, memory_budget=1), out.similarity)
+    assert image.last_hidden_state.shape == (3, 12, 6, 4)
+    assert text.last_hidden_state.shape == (2, 4, 16)
+
+
+def test_hidden_states_of_the_backbones(model, inputs):
+    out = model(**inputs, output_hidden_states=True)
+    assert len(out.vision_model_output.hidden_states) == 3
+
+
+def test_tuples(model, inputs):
+    flat, out = model(**inputs, return_dict=False), model(**inputs)
+    assert torch.equal(flat[0], out.logits_per_image)
+    assert len(flat) == len(out.to_tuple())
+
+
+@pytest.mark.parametrize("matching", ["omit", "ot", "mean"])
+@pytest.mark.parametrize("dustbin", ["global", "learned", "scalar"])
+def test_round_trip_keeps_the_scores(matching, dustbin, inputs, tmp_path):
+    torch.manual_seed(0)
+    model = OmitModel(tiny_config(matching=matching, dustbin=dustbin, loss="infonce")).eval()
+    model.save_pretrained(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    with torch.inference_mode():
+        expected = model(**inputs).logits_per_image
+        for auto_class in (OmitModel, AutoModel, AutoModelForZeroShotImageClassification):
+            loaded = auto_class.from_pretrained(tmp_path)
+            assert type(loaded) is OmitModel
+            assert loaded.dtype == torch.float32
+            assert torch.equal(loaded(**inputs).logits_per_image, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(model, inputs, tmp_path, dtype):
+    """The dtype survives saving; scores stay float32, and near those of the float32 model."""
+    expected = model(**inputs).similarity
+    model.to(dtype).save_pretrained(tmp_path)
+    loaded = OmitModel.from_pretrained(tmp_path)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
+    out = loaded(**inputs)
+    assert out.image_embeds.dtype == out.text_embeds.dtype == dtype
+    assert out.similarity.dtype == torch.float32
+    assert torch.equal(out.similarity, model(**inputs).similarity)
+    torch.testing.assert_close(out.similarity, expected, rtol=0, atol=0.1)
+    assert OmitModel.from_pretrained(tmp_path, dtype=torch.float32).dtype == torch.float32
+
+
+def test_double_precision(model, inputs):
+    exact = model.double()(**{**inputs, "pixel_values": inputs["pixel_values"].double()})
+    assert exact.similarity.dtype == exact.image_embeds.dtype == torch.float64
+    torch.testing.assert_close(model.float()(**inputs).similarity, exact.similarity.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_autocast_leaves_the_transport_alone(model, inputs):
+    expected = model(**inputs).similarity
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = model(**inputs)
+    assert out.similarity.dtype == torch.float32
+    torch.testing.assert_close(out.similarity, expected, rtol=0, atol=0.1)
+
+
+def test_a_batch_may_be_split(model, inputs):
+    whole = model(**inputs).similarity
+    parts = [model(**{**inputs, "pixel_values": part}).similarity for part in inputs["pixel_values"].split(2)]
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["triplet", "infonce"])
+def test_loss(loss, inputs):
+    torch.manual_seed(0)
+    model = OmitModel(tiny_config(loss=loss))
+    inputs = {**inputs, "pixel_values": inputs["pixel_values"][:2]}
+    out = model(**inputs, return_loss=True)
+    out.loss.backward()
+    assert out.loss > 0
+    assert (model.logit_scale.grad is not None) == (loss == "infonce")
+    s = out.similarity.detach()
+    if loss == "triplet":
+        gaps = [s[0, 1] - s[0, 0], s[1, 0] - s[1, 1], s[1, 0] - s[0, 0], s[0, 1] - s[1, 1]]
+        expected = sum(max(0.0, 0.05 + gap.item()) for gap in gaps) / 2
+    else:
+        logits = s * model.logit_scale.exp().detach()
+        target = torch.arange(2)
+        expected = (
+            nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target)
+        ).item() / 2
+    assert out.loss.item() == pytest.approx(expected, rel=1e-5)
+    same = model(**inputs, return_loss=True, image_ids=torch.tensor([5, 5]))
+    assert same.loss == 0
+
+
+def test_logit_scale_is_clamped_and_can_come_back():
+    model = OmitModel(tiny_config(loss="infonce", logit_scale_init_value=9.0)).train()
+    scale = model._scale()
+    assert scale.item() == pytest.approx(100)
+    scale.backward()
+    assert model.logit_scale.item() == pytest.approx(MAX_LOGIT_SCALE)
+    assert model.logit_scale.grad > 0
+
+
+def test_nothing_is_left_uninitialised(tmp_path):
+    """Parameters that a checkpoint lacks are initialised as in a new model, not left as they were in memory."""
+    bert = {"model_type": "bert", **BERT}
+    OmitModel(tiny_config(text_config=bert)).save_pretrained(tmp_path)
+    poisoned = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)  # fills new memory with NaN
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        fresh = OmitModel(tiny_config(dustbin="learned", loss="infonce"))
+        loaded = OmitModel.from_pretrained(tmp_path, config=tiny_config(dustbin="learned", loss="infonce"))
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = poisoned
+    for model in (fresh, loaded):
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            assert tensor.isfinite().all(), name
+        gru = model.text_encoder.backbone.gru.weight_hh_l0
+        assert 0.1 < gru.std() < 0.2  # uniform within 1/√16
+        assert (model.text_encoder.backbone.embeddings.weight[0] == 0).all()
+        assert model.matching.image_dustbin.norm() > 0.1
+        assert model.logit_scale.item() == pytest.approx(2.6592)
+
+
+class TestFromVisionTextPretrained:
+    @pytest.fixture
+    def folders(self, tmp_path):
+        torch.manual_seed(3)
+        options = {key: value for key, value in VISION.items() if key != "model_type"}
+        ConvNextModel(ConvNextConfig(**options)).save_pretrained(tmp_path / "vision")
+        BertModel(BertConfig(**BERT)).save_pretrained(tmp_path / "text")
+        tokenizer = build_word_tokenizer([f"word{n}" for n in range(30)])
+        tokenizer.add_special_tokens({"cls_token": "[CLS]", "sep_token": "[SEP]"})
+        tokenizer.save_pretrained(tmp_path / "text")
+        return tmp_path / "vision", tmp_path / "text"
+
+    def test_backbones_keep_their_weights(self, folders, inputs):
+        model = OmitModel.from_vision_text_pretrained(*folders, projection_dim=16, matching="ot", regularization=0.1)
+        vision, text = AutoModel.from_pretrained(folders[0]), AutoModel.from_pretrained(folders[1])
+        for backbone, original in ((model.vision_encoder.backbone, vision), (model.text_encoder.backbone, text)):
+            state = original.state_dict()
+            for name, tensor in backbone.state_dict().items():
+                assert torch.equal(tensor, state[name]), name
+        assert not hasattr(model.text_encoder.backbone, "pooler") or model.text_encoder.backbone.pooler is None
+        assert (model.config.matching, model.config.regularization) == ("ot", 0.1)
+        assert model(**inputs).similarity.shape == (3, 2)
+
+    def test_special_tokens_come_from_the_tokenizer(self, folders):
+        model = OmitModel.from_vision_text_pretrained(*folders, projection_dim=16)
+        tokenizer = AutoTokenizer.from_pretrained(folders[1])
+        assert model.config.special_token_ids == sorted(
+            [tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id]
+        )
+        assert model.config.text_pooling == "cls"
+        other = OmitModel.from_vision_text_pretrained(*folders, text_pooling="mean", special_token_ids=[7])
+        assert (other.config.text_pooling, other.config.special_token_ids) == ("mean", [7])
+
+    def test_saves_and_loads(self, folders, inputs, tmp_path):
+        model = OmitModel.from_vision_text_pretrained(*folders, projection_dim=16).eval()
+        model.save_pretrained(tmp_path / "both")
+        loaded = OmitModel.from_pretrained(tmp_path / "both")
+        assert torch.equal(loaded(**inputs).similarity, model(**inputs).similarity)
+
+    def test_dtype(self, folders):
+        model = OmitModel.from_vision_text_pretrained(*folders, projection_dim=16, dtype=torch.bfloat16)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+    def test_towers_of_clip(self, folders, tmp_path):
+        small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        clip = CLIPModel(
+            CLIPConfig(
+                vision_config={**small, "image_size": 32, "patch_size": 16},
+                text_config={**small, "vocab_size": 40, "eos_token_id": 3},
+            )
+        )
+        clip.save_pretrained(tmp_path / "clip")
+        model = OmitModel.from_vision_text_pretrained(
+            tmp_path / "clip", tmp_path / "clip", special_token_ids=[2, 3], text_pooling="last", projection_dim=16
+        )
+        state = clip.state_dict()
+        for side, tower in (("vision_encoder", "vision_model"), ("text_encoder", "text_model")):
+            for name, tensor in getattr(model, side).backbone.state_dict().items():
+                assert torch.equal(tensor, state[f"{tower}.{name}"]), name
+        out = model(input_ids=torch.tensor([[2, 9, 3]]), pixel_values=torch.rand(1, 3, 32, 32))
+        assert out.image_embeds.shape == (1, 4, 16)
+
+    def test_no_tokenizer(self, folders, tmp_path):
+        BertModel(BertConfig(**BERT)).save_pretrained(tmp_path / "bare")
+        with pytest.raises((OSError, ValueError), match="tokenizer"):
+            OmitModel.from_vision_text_pretrained(folders[0], tmp_path / "bare")
+
+
+def test_zero_shot_pipeline(scenes_model, processor, tmp_path):
+    scenes_model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    classify = pipeline("zero-shot-image-classification", model=str(tmp_path))
+    picture, labels = Image.new("RGB", (96, 96), "red"), ["a red circle", "a small blue star", "a ring"]
+    answer = classify(picture, candidate_labels=labels, hypothesis_template="{}")
+    with torch.inference_mode():
+        expected = scenes_model(**processor(images=picture, text=labels)).logits_per_image[0].softmax(-1)
+    scores = {each["label"]: each["score"] for each in answer}
+    assert [scores[label] for label in labels] == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_loading_leaves_the_training_code_alone(scenes_model, processor, tmp_path):
+    """A process that only loads a model imports neither the training loop nor matplotlib."""
+    scenes_model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    code = (
+        "import sys; from omit_hf import OmitModel, OmitProcessor;"
+        f"OmitModel.from_pretrained({str(tmp_path)!r}); OmitProcessor.from_pretrained({str(tmp_path)!r});"
+        "print([name for name in sys.modules if name.startswith(('omit_hf.training', 'matplotlib'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_auto_processor_is_known(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    assert type(AutoProcessor.from_pretrained(tmp_path)).__name__ == "OmitProcessor"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pixel_values": None}, "No image given; expected pixel_values"),
+        ({"input_ids": None}, "No text given; expected input_ids"),
+        (
+            {"attention_mask": torch.ones(2, 3)},
+            r"attention_mask has shape \(2, 3\); expected that of input_ids, \(2, 4\)",
+        ),
+        ({"return_loss": True}, "The loss got 3 images and 2 captions; expected as many"),
+    ],
+)
+def test_bad_input(model, inputs, change, message):
+    with pytest.raises(ValueError, match=message):
+        model(**{**inputs, **change})
+
+
+def test_bad_input_to_the_loss(model, inputs):
+    inputs = {**inputs, "pixel_values": inputs["pixel_values"][:2], "return_loss": True}
+    with pytest.raises(ValueError, match=r"image_ids has shape \(3,\); expected \(2,\)"):
+        model(**inputs, image_ids=torch.arange(3))
+    with pytest.raises(ValueError, match="negatives is 'easy'"):
+        model(**inputs, negatives="easy")
+
+
+def test_a_head_without_a_plan(inputs):
+    model = OmitModel(tiny_config(matching="mean"))
+    with pytest.raises(ValueError, match="matching='mean' does not transport"):
+        model(**inputs, output_transport=True)
+
+
+def test_checkpoint_of_another_model(tmp_path):
+    BertModel(BertConfig(**BERT)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="configuration of a 'bert' model; expected 'omit'"):
+        OmitModel.from_pretrained(tmp_path)
+
+
+def test_checkpoint_of_another_configuration(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match=r"(?s)size mismatch|mismatched"):
+        OmitModel.from_pretrained(tmp_path, config=tiny_config(text_config={**TEXT, "vocab_size": 31}))

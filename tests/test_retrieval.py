@@ -1,0 +1,136 @@
+import evaluate
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from omit_hf import retrieval_metrics
+from omit_hf.evaluation import mean_average_precision, metrics_table
+from omit_hf.metrics import IMAGE_TEXT_RETRIEVAL
+
+
+def naive_metrics(similarity, index):
+    """One query at a time; a tie with a negative counts against the positive."""
+    image_ranks, text_ranks = [], []
+    for i, row in enumerate(similarity):
+        own = [t for t in range(len(row)) if index[t] == i]
+        if own:
+            best = max(row[t] for t in own)
+            image_ranks.append(1 + sum(row[t] >= best for t in range(len(row)) if t not in own))
+    for t, i in enumerate(index):
+        text_ranks.append(1 + sum(similarity[o][t] >= similarity[i][t] for o in range(len(similarity)) if o != i))
+    metrics = {}
+    for way, ranks in (("i2t", image_ranks), ("t2i", text_ranks)):
+        for k in (1, 5, 10):
+            metrics[f"{way}_r{k}"] = 100 * sum(rank <= k for rank in ranks) / len(ranks)
+        metrics[f"{way}_medr"], metrics[f"{way}_meanr"] = float(np.median(ranks)), sum(ranks) / len(ranks)
+    metrics["rsum"] = sum(metrics[f"{way}_r{k}"] for way in ("i2t", "t2i") for k in (1, 5, 10))
+    return metrics
+
+
+def naive_average_precision(scores, relevant):
+    order = sorted(range(len(scores)), key=lambda n: (-scores[n], relevant[n]))
+    hits, total = 0, 0.0
+    for place, n in enumerate(order, 1):
+        if relevant[n]:
+            hits += 1
+            total += hits / place
+    return total / hits
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), images=st.integers(1, 8), texts=st.integers(1, 15), levels=st.integers(1, 30))
+def test_metrics_are_those_of_a_double_loop(data, images, texts, levels):
+    """With ties, and any number of captions an image, zero included."""
+    values = data.draw(st.lists(st.integers(-levels, levels), min_size=images * texts, max_size=images * texts))
+    similarity = np.array(values, dtype=np.float32).reshape(images, texts) / levels
+    index = data.draw(st.lists(st.integers(0, images - 1), min_size=texts, max_size=texts))
+    expected = naive_metrics(similarity.tolist(), index)
+    assert retrieval_metrics(similarity, index) == pytest.approx(expected)
+    assert retrieval_metrics(torch.from_numpy(similarity), torch.tensor(index)) == retrieval_metrics(similarity, index)
+
+
+def test_chunks_do_not_matter(monkeypatch):
+    rng = np.random.default_rng(0)
+    similarity, index = rng.normal(size=(37, 91)), rng.integers(0, 37, size=91)
+    relevant = rng.random((37, 91)) < 0.1
+    whole = retrieval_metrics(similarity, index), mean_average_precision(similarity, relevant)
+    monkeypatch.setattr("omit_hf.evaluation.retrieval.ELEMENTS_AT_ONCE", 200)
+    assert (retrieval_metrics(similarity, index), mean_average_precision(similarity, relevant)) == whole
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10**6), levels=st.sampled_from([1, 3, 1000]))
+def test_mean_average_precision_is_that_of_a_loop(seed, levels):
+    rng = np.random.default_rng(seed)
+    similarity = rng.integers(0, levels, size=(6, 9)) / levels
+    relevant = rng.random((6, 9)) < 0.3
+    relevant[2], relevant[3, 4] = False, True
+    ways = {}
+    for way, scores, truth in (("i2t_map", similarity, relevant), ("t2i_map", similarity.T, relevant.T)):
+        queries = [
+            naive_average_precision(s, r) for s, r in zip(scores.tolist(), truth.tolist(), strict=True) if any(r)
+        ]
+        ways[way] = 100 * sum(queries) / len(queries)
+    assert mean_average_precision(similarity, relevant) == pytest.approx(ways)
+
+
+def test_perfect_and_constant():
+    index = np.repeat(np.arange(20), 5)
+    truth = index[None] == np.arange(20)[:, None]
+    perfect = retrieval_metrics(truth.astype(float), index)
+    assert perfect["rsum"] == 600
+    assert perfect["i2t_medr"] == perfect["t2i_meanr"] == 1
+    assert mean_average_precision(truth.astype(float), truth) == {"i2t_map": 100.0, "t2i_map": 100.0}
+    constant = retrieval_metrics(np.zeros((20, 100)), index)
+    assert constant["rsum"] == 0
+    assert (constant["i2t_medr"], constant["t2i_medr"]) == (96, 20)
+
+
+def test_half_precision_tensors():
+    similarity = torch.tensor([[0.5, 0.25], [0.125, 1.0]])
+    for dtype in (torch.bfloat16, torch.float16):
+        assert retrieval_metrics(similarity.to(dtype), [0, 1])["rsum"] == 600
+
+
+@pytest.mark.parametrize(
+    ("similarity", "index", "message"),
+    [
+        (np.zeros(3), [0, 0, 0], r"similarity has shape \(3,\); expected \[images, captions\]"),
+        (np.zeros((0, 3)), [0, 0, 0], r"similarity has shape \(0, 3\)"),
+        ([[0.0, float("nan")]], [0, 0], "similarity is NaN at image 0, caption 1"),
+        (np.zeros((2, 3)), [0, 1], r"caption_image_index has shape \(2,\).*expected 3 integers"),
+        (np.zeros((2, 3)), [0.0, 1.0, 1.0], "type float64; expected 3 integers"),
+        (np.zeros((2, 3)), [0, 1, 2], r"caption_image_index\[2\] is 2; expected an image from 0 to 1"),
+        (np.zeros((2, 3)), [0, -1, 1], r"caption_image_index\[1\] is -1"),
+    ],
+)
+def test_bad_input(similarity, index, message):
+    with pytest.raises(ValueError, match=message):
+        retrieval_metrics(similarity, index)
+
+
+def test_bad_relevance():
+    with pytest.raises(ValueError, match=r"relevant has shape \(2, 2\); expected that of the similarity, \(2, 3\)"):
+        mean_average_precision(np.zeros((2, 3)), np.ones((2, 2)))
+    with pytest.raises(ValueError, match="relevant is false everywhere"):
+        mean_average_precision(np.zeros((2, 3)), np.zeros((2, 3)))
+
+
+def test_table():
+    metrics = retrieval_metrics(np.eye(12), np.arange(12))
+    assert "| image → text | 100.0 | 100.0 | 100.0 | 1 | 1.0 | – |" in metrics_table(metrics)
+    assert metrics_table(metrics).endswith("RSUM 600.0")
+    assert "| 12.3 |" in metrics_table({**metrics, "i2t_map": 12.34, "t2i_map": 5})
+
+
+def test_evaluate_module():
+    rng = np.random.default_rng(0)
+    similarity, index = rng.normal(size=(6, 13)).astype(np.float32), rng.integers(0, 6, size=13)
+    metric = evaluate.load(IMAGE_TEXT_RETRIEVAL)
+    references = [np.flatnonzero(index == image).tolist() for image in range(6)]
+    found = metric.compute(predictions=similarity.tolist(), references=references)
+    assert found == pytest.approx(retrieval_metrics(similarity, index))
+    with pytest.raises(ValueError, match=r"caption_image_index\[0\] is -1"):
+        metric.compute(predictions=[[0.1, 0.2]], references=[[1]])
