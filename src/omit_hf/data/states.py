@@ -1,0 +1,136 @@
+"""States of frozen backbones, computed once and kept on disk.
+
+A backbone that does not learn gives the same states in every epoch; with them cached, an epoch costs the projections
+and the head alone.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from datasets import Array2D, Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets
+
+from omit_hf.data.inputs import ImageTextInputs
+
+
+def cache_states(
+    model, processor, data: DatasetDict, folder: str | Path, *, image: bool, text: bool, batch_size: int = 32
+) -> DatasetDict:
+    """Add the backbones' states to every row, from the cache where they are there already.
+
+    Files are named by a digest of the backbone's weights and configuration, of the processor and of the data, so a
+    change of any of them makes new ones. A file appears under its name when it is complete.
+
+    Args:
+        model: `OmitModel`; the backbones run where its parameters are.
+        processor: `OmitProcessor`.
+        data: splits in the schema of `omit_hf.data`.
+        folder: where the files are; made if need be.
+        image, text: which backbones' states to cache.
+        batch_size: images a batch, with all of their captions.
+
+    Returns:
+        `data` with the columns `image_states` [1 + K, width], and `text_states` [tokens of all captions, width] with
+        `text_lengths`, the tokens of each caption; float32 and memory-mapped.
+    """
+    folder = Path(folder).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    was_training = model.training
+    model.eval()
+    out = {}
+    for split, rows in data.items():
+        inputs = ImageTextInputs(rows, processor)
+        parts = [rows]
+        if image:
+            key = _digest(model.vision_encoder.backbone, processor.image_processor, _content(rows, "image"))
+            file = folder / f"image-{split}-{key}.arrow"
+            parts.append(_computed(file, inputs, _image_states(model, inputs), batch_size))
+        if text:
+            key = _digest(model.text_encoder.backbone, processor.tokenizer, _content(rows, "captions"))
+            file = folder / f"text-{split}-{key}.arrow"
+            parts.append(_computed(file, inputs, _text_states(model, inputs), batch_size))
+        out[split] = concatenate_datasets(parts, axis=1)
+    model.train(was_training)
+    return DatasetDict(out)
+
+
+def _image_states(model, inputs: ImageTextInputs) -> Callable[[list[int]], dict]:
+    def states_of(images):
+        pixel_values = inputs.images(images)["pixel_values"].to(model.device)
+        states, _ = model.vision_encoder.encode(pixel_values)
+        return {"image_states": list(states.float().cpu().numpy())}
+
+    return states_of
+
+
+def _text_states(model, inputs: ImageTextInputs) -> Callable[[list[int]], dict]:
+    def states_of(images):
+        captions = [number for image in images for number in inputs.captions_of(image)]
+        batch = {name: tensor.to(model.device) for name, tensor in inputs.texts(captions).items()}
+        states = model.text_encoder.backbone(**batch).last_hidden_state.float()
+        kept = iter(zip(states, batch["attention_mask"].bool(), strict=True))
+        rows = [[state[mask].cpu() for state, mask in (next(kept) for _ in inputs.captions_of(i))] for i in images]
+        return {
+            "text_states": [torch.cat(row).numpy() for row in rows],
+            "text_lengths": [[len(states) for states in row] for row in rows],
+        }
+
+    return states_of
+
+
+def _computed(file: Path, inputs: ImageTextInputs, states_of: Callable[[list[int]], dict], batch_size: int) -> Dataset:
+    """The states of all images, written to `file` unless it exists."""
+
+    @torch.inference_mode()
+    def compute(batch):
+        return states_of(batch["image"])
+
+    first = compute({"image": [0]})
+    if "image_states" in first:
+        features = Features({"image_states": Array2D(first["image_states"][0].shape, "float32")})
+    else:
+        shape = (None, first["text_states"][0].shape[-1])
+        features = Features({"text_states": Array2D(shape, "float32"), "text_lengths": List(Value("int32"))})
+    return Dataset.from_dict({"image": range(inputs.num_images)}).map(
+        compute,
+        batched=True,
+        batch_size=batch_size,
+        writer_batch_size=batch_size,
+        remove_columns="image",
+        features=features,
+        cache_file_name=str(file),
+        new_fingerprint=file.stem,
+        load_from_cache_file=True,
+        desc=f"Computing {file.name}",
+    )
+
+
+def _digest(backbone: torch.nn.Module, part, content: str) -> str:
+    digest = hashlib.sha256()
+    config = {name: value for name, value in backbone.config.to_dict().items() if not name.startswith("_")}
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(backbone.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    if hasattr(part, "backend_tokenizer"):
+        digest.update(part.backend_tokenizer.to_str().encode())
+        digest.update(str((part.model_max_length, part.padding_side, part.truncation_side)).encode())
+    else:
+        digest.update(part.to_json_string().encode())
+    digest.update(content.encode())
+    return digest.hexdigest()[:32]
+
+
+def _content(rows: Dataset, column: str) -> str:
+    """A digest of the images (their bytes, or the path, size and time of their file) or captions of a split."""
+    digest = hashlib.sha256()
+    if column == "image":
+        rows = rows.cast_column("image", Image(decode=False))
+    for value in rows[column]:
+        if column == "image" and value["bytes"] is None:
+            stat = Path(value["path"]).stat()
+            value = {"path": value["path"], "size": stat.st_size, "time": stat.st_mtime_ns}
+        digest.update(repr(value).encode())
+    return digest.hexdigest()

@@ -1,0 +1,53 @@
+"""A word-level tokenizer made from captions, for the BiGRU text encoder."""
+
+import collections
+from collections.abc import Iterable
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+PAD, UNKNOWN = "<pad>", "<unk>"
+
+
+def build_word_tokenizer(captions: Iterable[str], min_count: int = 1, max_length: int = 64) -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are the words of some captions: lower case, split at spaces and punctuation.
+
+    Args:
+        captions: texts of the training split; never of the others, or results on them flatter.
+        min_count: how often a word must occur to be in the vocabulary; rarer ones are `<unk>`.
+        max_length: captions are cut to so many words.
+
+    Returns:
+        An ordinary fast tokenizer, which saves and loads as such. Padding is id 0, an unknown word id 1.
+
+    Raises:
+        ValueError: if no word is left.
+
+    Example:
+        >>> tokenizer = build_word_tokenizer(["A red circle.", "a blue circle"])
+        >>> tokenizer(["a red square"])["input_ids"]
+        [[2, 5, 1]]
+    """
+    normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    splitter = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("removed")])
+    counts = collections.Counter(
+        word for caption in captions for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(caption))
+    )
+    words = sorted(
+        (word for word, count in counts.items() if count >= min_count), key=lambda word: (-counts[word], word)
+    )
+    if not words:
+        raise ValueError(
+            f"No word occurs {min_count} times or more in the captions; expected a vocabulary of at least 1."
+        )
+    vocabulary = {token: number for number, token in enumerate([PAD, UNKNOWN, *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        padding_side="right",
+        model_max_length=max_length,
+        model_input_names=["input_ids", "attention_mask"],
+    )
