@@ -1,0 +1,208 @@
+"""The output folder of a run: its checks, its checkpoints, and its log; nothing in it is ever half-written."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from omit_hf.training.recipe import Recipe, read_recipe_file, write_recipe_file
+
+RECIPE_FILE, METRICS_FILE, CARD_FILE = "recipe.yaml", "metrics.json", "README.md"
+LOG_FILE = "train_log.jsonl"
+CHECKPOINTS, PROGRESS_FILE = "checkpoints", "progress.json"
+# Fields that may change between the parts of an interrupted run, because its result does not depend on them.
+FREE_FIELDS = {
+    "num_workers",
+    "cache_folder",
+    "output_dir",
+    "overwrite_output_dir",
+    "resume",
+    "max_steps",
+    "checkpoint_steps",
+    "keep_checkpoints",
+    "log_steps",
+    "tensorboard",
+    "eval_batch_size",
+    "eval_memory",
+    "cpu_threads",
+}
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Args:
+        epoch: the epoch that it is in, from 0.
+        batch: batches of this epoch that are done, on each process.
+        step: optimiser steps made.
+        seconds: training time so far, without evaluation.
+        best_rsum, best_epoch, best_step: of the best validation yet.
+        validations: metrics of every validation.
+        num_processes: that the run began with.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    best_rsum: float = -1.0
+    best_epoch: int = -1
+    best_step: int = -1
+    validations: list[dict] = field(default_factory=list)
+    num_processes: int = 1
+
+
+def on_main_process(accelerator: Accelerator, action: Callable[[], object]) -> None:
+    """Do something on the main process while the others wait; what it raises, all raise."""
+    error = None
+    if accelerator.is_main_process:
+        try:
+            action()
+        except Exception as caught:
+            error = caught
+    [message] = broadcast_object_list([None if error is None else str(error)])
+    if error is not None:
+        raise error
+    if message is not None:
+        raise RuntimeError(f"The main process failed: {message}")
+
+
+def prepare_output_dir(recipe: Recipe) -> None:
+    """Make the output folder, or see whether it can be used.
+
+    Raises:
+        FileExistsError: if it is not empty, and neither `resume` nor `overwrite_output_dir` is set.
+        FileNotFoundError: if a run is to be resumed that never began.
+        ValueError: if a run is to be resumed whose recipe was another one.
+    """
+    folder = Path(recipe.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"output_dir is {folder}, which is a file; expected a folder.")
+    if recipe.resume:
+        if not (folder / RECIPE_FILE).is_file():
+            raise FileNotFoundError(f"There is no run to resume in {folder}; leave out resume to begin one.")
+        before = asdict(Recipe(**read_recipe_file(folder / RECIPE_FILE)))
+        now = asdict(recipe)
+        changed = [name for name in now if name not in FREE_FIELDS and now[name] != before[name]]
+        if changed:
+            listed = "\n  ".join(f"{name}: was {before[name]!r}, is {now[name]!r}" for name in changed)
+            raise ValueError(
+                f"The run in {folder} has another recipe; resume it with its own, or choose another output_dir:\n"
+                f"  {listed}"
+            )
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        if not recipe.overwrite_output_dir:
+            raise FileExistsError(
+                f"output_dir {folder} is not empty. Choose another one, or set resume to go on with its run, or "
+                "overwrite_output_dir to delete what is in it."
+            )
+        if not (folder / RECIPE_FILE).is_file():
+            raise FileExistsError(
+                f"output_dir {folder} holds no run of ours, so it is not emptied; choose another one."
+            )
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_recipe_file(recipe, folder / RECIPE_FILE)
+
+
+def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, keep: int) -> None:
+    """Save everything that the run needs to go on from here, under a name that appears when all is written."""
+    name = f"step-{progress.step:08d}"
+    final, partial = folder / CHECKPOINTS / name, folder / CHECKPOINTS / f".{name}.partial"
+
+    def begin():
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+
+    def finish():
+        (partial / PROGRESS_FILE).write_text(json.dumps(asdict(progress)), encoding="utf-8")
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+        for old in checkpoints_of(folder)[:-keep]:
+            shutil.rmtree(old)
+        for old in (folder / CHECKPOINTS).glob("best-*"):  # only now, since the last checkpoint knew of the old one
+            if old != best_folder(folder, progress):
+                shutil.rmtree(old)
+
+    on_main_process(accelerator, begin)
+    accelerator.save_state(str(partial))
+    accelerator.wait_for_everyone()
+    on_main_process(accelerator, finish)
+
+
+def load_last_checkpoint(accelerator: Accelerator, folder: Path) -> Progress:
+    """Restore the run's last checkpoint, or begin where there is none yet.
+
+    Raises:
+        ValueError: if the run had another number of processes.
+    """
+    found = checkpoints_of(folder)
+    if not found:
+        return Progress(num_processes=accelerator.num_processes)
+    progress = Progress(**json.loads((found[-1] / PROGRESS_FILE).read_text(encoding="utf-8")))
+    if progress.num_processes != accelerator.num_processes:
+        raise ValueError(
+            f"{found[-1]} was written by {progress.num_processes} processes, and this run has "
+            f"{accelerator.num_processes}; resume with as many."
+        )
+    accelerator.load_state(str(found[-1]))
+    return progress
+
+
+def checkpoints_of(folder: Path) -> list[Path]:
+    """The complete checkpoints of a run, the oldest first."""
+    return sorted((folder / CHECKPOINTS).glob("step-*"))
+
+
+def best_folder(folder: Path, progress: Progress) -> Path:
+    """Where the best model yet is."""
+    return folder / CHECKPOINTS / f"best-{progress.best_step:08d}"
+
+
+def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
+    """Make a folder that appears when `write` has filled it."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+class TrainingLog:
+    """One JSON line a step, written in blocks; the loss of a step that was undone by a resume is not in it."""
+
+    def __init__(self, folder: Path, step: int):
+        self.file = folder / LOG_FILE
+        self.lines: list[dict] = []
+        if self.file.exists():
+            kept = [line for line in self.file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            write_atomically(self.file, "".join(f"{line}\n" for line in kept))
+
+    def add(self, **values) -> None:
+        self.lines.append(values)
+
+    def write(self) -> None:
+        with self.file.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in self.lines)
+        self.lines.clear()
+
+
+def write_atomically(file: Path, text: str) -> None:
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, file)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:  # cut off by a kill
+        return float("inf")

@@ -1,0 +1,238 @@
+"""The training loop."""
+
+import json
+import logging
+import os
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import broadcast, is_tensorboard_available, set_seed
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from omit_hf.data import ImageTextInputs, cache_states, load_image_text
+from omit_hf.evaluation import evaluate_split
+from omit_hf.hub import environment, model_card
+from omit_hf.modeling import OmitModel, OmitProcessor
+from omit_hf.training.building import build_model
+from omit_hf.training.checkpoints import (
+    CARD_FILE,
+    METRICS_FILE,
+    Progress,
+    TrainingLog,
+    best_folder,
+    load_last_checkpoint,
+    on_main_process,
+    prepare_output_dir,
+    save_checkpoint,
+    write_atomically,
+    write_folder,
+)
+from omit_hf.training.optimisation import freeze_unreached, parameter_groups, set_learning_rate
+from omit_hf.training.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+
+def train(recipe: Recipe) -> dict:
+    """Train, validate every epoch, test the best model, and leave a folder that `from_pretrained` loads.
+
+    Under `accelerate launch` with several processes each takes its share of every batch, and the negatives come from
+    all of them.
+
+    Args:
+        recipe: the experiment.
+
+    Returns:
+        The content of `metrics.json`.
+
+    Raises:
+        ValueError, OSError: for data, a model or an output folder that does not fit the recipe; before any training.
+        FloatingPointError: if the loss is no longer a number; the last checkpoint is from before.
+    """
+    if recipe.tensorboard and not is_tensorboard_available():
+        raise ImportError("tensorboard is on, but not installed: pip install 'omit-hf[train]', or --tensorboard false.")
+    accelerator = Accelerator(
+        mixed_precision=recipe.mixed_precision,
+        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),
+        log_with="tensorboard" if recipe.tensorboard else None,
+        project_dir=recipe.output_dir,
+    )
+    use_cpu_threads(accelerator, recipe.cpu_threads)
+    folder = Path(recipe.output_dir)
+    on_main_process(accelerator, lambda: prepare_output_dir(recipe))
+    if (folder / METRICS_FILE).exists():
+        accelerator.print(f"The run in {folder} is complete.")
+        return json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+
+    set_seed(recipe.seed)
+    data = load_image_text(recipe.data, **(recipe.data_options or {}))
+    model, processor = build_model(recipe, data["train"])
+    if recipe.cache_states:
+        model.to(accelerator.device)
+        with accelerator.main_process_first():
+            frozen = {"image": recipe.freeze_vision, "text": recipe.freeze_text}
+            data = cache_states(model, processor, data, recipe.cache_folder, **frozen)
+    inputs = ImageTextInputs(data["train"], processor)
+    loader = DataLoader(
+        range(len(inputs)),
+        batch_size=recipe.batch_size,
+        shuffle=True,
+        drop_last=True,
+        collate_fn=inputs.pairs,
+        num_workers=recipe.num_workers,
+        generator=torch.Generator(),  # of its own, so that starting an epoch draws nothing from the global one
+    )
+    freeze_unreached(model.cpu(), inputs.pairs(range(2)))
+    model.vision_encoder.to(memory_format=torch.channels_last)  # in which convolutions are faster
+    optimizer = torch.optim.AdamW(parameter_groups(model, recipe))
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    if len(loader) == 0:
+        raise ValueError(
+            f"{len(inputs)} training pairs make no batch of {recipe.batch_size} for each of "
+            f"{accelerator.num_processes} processes; set a smaller batch_size."
+        )
+
+    progress = load_last_checkpoint(accelerator, folder) if recipe.resume else Progress()
+    progress.num_processes = accelerator.num_processes
+    if recipe.tensorboard:
+        accelerator.init_trackers("logs")
+    log = TrainingLog(folder, progress.step) if accelerator.is_main_process else None
+
+    while progress.epoch < recipe.num_epochs and not stopped(recipe, progress):
+        train_epoch(accelerator, recipe, model, optimizer, loader, progress, log)
+        if stopped(recipe, progress) and progress.batch > 0:  # in mid-epoch: the checkpoint is there, no validation
+            break
+        validate(accelerator, recipe, model, processor, data["validation"], progress)
+        save_checkpoint(accelerator, folder, progress, recipe.keep_checkpoints)
+    accelerator.end_training()
+    if progress.epoch < recipe.num_epochs:
+        accelerator.print(f"Stopped at step {progress.step} (max_steps); resume goes on from here.")
+        return {"steps": progress.step, "validation": progress.validations[-1:]}
+
+    best = OmitModel.from_pretrained(best_folder(folder, progress)).to(accelerator.device)
+    started = time.perf_counter()
+    test, _ = evaluate_split(
+        best, processor, data["test"], batch_size=recipe.eval_batch_size, memory_budget=recipe.eval_memory
+    )
+    metrics = {
+        "test": test,
+        "validation": progress.validations[progress.best_epoch],
+        "best_epoch": progress.best_epoch,
+        "epochs": progress.epoch,
+        "steps": progress.step,
+        "training_seconds": round(progress.seconds, 1),
+        "test_seconds": round(time.perf_counter() - started, 1),
+        "parameters": sum(parameter.numel() for parameter in best.parameters()),
+        "trained_parameters": sum(each.numel() for each in model.parameters() if each.requires_grad),
+        "splits": {
+            split: {"images": len(rows), "captions": sum(map(len, rows["captions"]))} for split, rows in data.items()
+        },
+        "recipe": asdict(recipe),
+        "environment": environment(accelerator.num_processes),
+    }
+    on_main_process(accelerator, lambda: finish(folder, best_folder(folder, progress), metrics))
+    return metrics
+
+
+def train_epoch(accelerator, recipe, model, optimizer, loader, progress: Progress, log: TrainingLog | None) -> None:
+    """Train to the end of the epoch, from wherever in it the progress says."""
+    model.train()
+    loader.set_epoch(progress.epoch)
+    batches = accelerator.skip_first_batches(loader, progress.batch) if progress.batch else loader
+    negatives = "all" if progress.epoch < recipe.all_negatives_epochs else "hardest"
+    bar = tqdm(
+        batches,
+        desc=f"Epoch {progress.epoch + 1}/{recipe.num_epochs}",
+        total=len(loader),
+        initial=progress.batch,
+        disable=not accelerator.is_local_main_process,
+    )
+    losses, started = [], time.perf_counter()
+    for batch in bar:
+        with accelerator.accumulate(model):
+            rate = set_learning_rate(optimizer, recipe, progress.step, progress.epoch)
+            loss = model(**batch, return_loss=True, negatives=negatives, gather_negatives=True).loss
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+        progress.batch += 1
+        losses.append(loss.detach())
+        if not accelerator.sync_gradients:
+            continue
+        progress.step += 1
+        loss = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
+        losses.clear()
+        if loss != loss:
+            raise FloatingPointError(f"The loss is NaN at step {progress.step}; try a lower learning_rate.")
+        if log is not None:
+            log.add(step=progress.step, epoch=progress.epoch, loss=loss, learning_rate=rate)
+            bar.set_postfix(loss=f"{loss:.4f}")
+        accelerator.log({"train/loss": loss, "train/learning_rate": rate}, step=progress.step)
+        at_checkpoint = progress.step % recipe.checkpoint_steps == 0 or stopped(recipe, progress)
+        if log is not None and (at_checkpoint or progress.step % recipe.log_steps == 0):
+            log.write()
+        if at_checkpoint and progress.batch < len(loader):
+            progress.seconds, started = progress.seconds + time.perf_counter() - started, time.perf_counter()
+            save_checkpoint(accelerator, Path(recipe.output_dir), progress, recipe.keep_checkpoints)
+            started = time.perf_counter()
+        if stopped(recipe, progress):
+            break
+    progress.seconds += time.perf_counter() - started
+    if log is not None:
+        log.write()
+    if progress.batch >= len(loader):
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+
+
+def validate(accelerator, recipe, model, processor, split, progress: Progress) -> None:
+    """Measure retrieval on the validation split, and save the model if its RSUM is the best yet."""
+    raw = accelerator.unwrap_model(model)
+    if accelerator.num_processes > 1:  # batch-norm statistics move on each process by itself
+        for buffer in raw.buffers():
+            broadcast(buffer)
+    metrics, _ = evaluate_split(
+        raw, processor, split, batch_size=recipe.eval_batch_size, memory_budget=recipe.eval_memory
+    )
+    progress.validations.append(metrics)
+    accelerator.log({f"validation/{name}": value for name, value in metrics.items()}, step=progress.step)
+    accelerator.print(f"Epoch {progress.epoch}: validation RSUM {metrics['rsum']:.1f}, step {progress.step}")
+    if metrics["rsum"] > progress.best_rsum:
+        progress.best_rsum, progress.best_epoch = metrics["rsum"], progress.epoch - 1
+        progress.best_step = progress.step
+        best = best_folder(Path(recipe.output_dir), progress)
+        on_main_process(accelerator, lambda: write_folder(best, lambda partial: save_model(raw, processor, partial)))
+
+
+def save_model(model: OmitModel, processor: OmitProcessor, folder: Path) -> None:
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def finish(folder: Path, best: Path, metrics: dict) -> None:
+    """Put the best model at the top of the output folder, then its card, and last the metrics: then it is complete."""
+    for file in best.iterdir():
+        partial = folder / f".{file.name}.partial"
+        shutil.copyfile(file, partial)
+        os.replace(partial, folder / file.name)
+    write_atomically(folder / CARD_FILE, model_card(metrics))
+    write_atomically(folder / METRICS_FILE, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+    shutil.rmtree(best)
+
+
+def stopped(recipe: Recipe, progress: Progress) -> bool:
+    return recipe.max_steps is not None and progress.step >= recipe.max_steps
+
+
+def use_cpu_threads(accelerator: Accelerator, threads: int) -> None:
+    """`accelerate launch` leaves one thread to a process; on a CPU each gets its share of the cores instead."""
+    if accelerator.device.type == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        torch.set_num_threads(threads or max(1, cores // accelerator.num_processes))

@@ -1,0 +1,197 @@
+"""A recipe: everything that an experiment depends on, in one flat file that the command line can override."""
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
+from transformers import HfArgumentParser
+
+
+def option(default, help: str):
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: default.copy(), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@strict
+@dataclass
+class Recipe:
+    """The fields of a recipe file, which are the options of `examples/train.py` too."""
+
+    # Data
+    data: str = option("scenes", "'scenes', the built-in benchmark, or the path of a Karpathy JSON file.")
+    data_options: dict | str | None = option(
+        None, "Options of the data's loader, as JSON on the command line: train_size, seed, image_folder …"
+    )
+    num_workers: int = option(0, "Worker processes that load the data; 0 loads in the training process.")
+    cache_folder: str = option("~/.cache/omit_hf", "Where the states of frozen backbones are kept.")
+    cache_states: bool = option(False, "Run frozen backbones once and train on what they gave, from disk.")
+
+    # Model
+    vision_model: str | None = option(None, "Hub id or folder of a pretrained vision backbone.")
+    text_model: str | None = option(None, "Hub id or folder of a pretrained text encoder, with its tokenizer.")
+    vision_config: dict | str | None = option(None, "In its place: configuration of an untrained vision backbone.")
+    text_config: dict | str | None = option(
+        None, "In its place: configuration of an omit_bigru; its vocabulary is made from the training captions."
+    )
+    image_processor: dict | str | None = option(
+        None, "Image processor of an untrained vision backbone: image_processor_type, size, image_mean …"
+    )
+    min_word_count: int = option(
+        1, "How often a training caption's word must occur to be in an omit_bigru's vocabulary."
+    )
+    freeze_vision: bool = option(False, "Do not train the vision backbone.")
+    freeze_text: bool = option(False, "Do not train the text backbone.")
+    projection_dim: int = option(1024, "D, the width of fragments and global features.")
+    matching: Literal["omit", "ot", "mean"] = option("omit", "Partial transport, full transport, or cosine of means.")
+    regularization: float = option(0.02, "λ of the entropic transport, in units of a cosine.")
+    num_iterations: int = option(3, "Sinkhorn iterations.")
+    dustbin: Literal["global", "learned", "scalar"] = option("global", "What takes fragments without a counterpart.")
+    marginals: Literal["uniform", "norm", "self_global", "cross_global"] = option(
+        "uniform", "How a side's mass is shared out among its fragments."
+    )
+    text_pooling: Literal["mean", "cls", "last"] | None = option(
+        None, "Global feature of a caption; by default what the tokenizer suggests (CLS, else EOS, else the mean)."
+    )
+
+    # Loss
+    loss: Literal["triplet", "infonce"] = option("triplet", "Hinge over negatives, or symmetric cross-entropy.")
+    margin: float = option(0.05, "Margin of the triplet loss.")
+    all_negatives_epochs: int = option(1, "Epochs of the triplet loss over all negatives, before the hardest alone.")
+    logit_scale_init_value: float = option(2.6592, "Logarithm of the factor from similarity to logits, at the start.")
+
+    # Optimisation
+    num_epochs: int = option(25, "Epochs; one passes over every caption.")
+    batch_size: int = option(128, "Pairs a batch, on each process.")
+    gradient_accumulation_steps: int = option(1, "Batches whose gradients are added up for a step.")
+    learning_rate: float = option(5e-4, "Peak learning rate of AdamW.")
+    vision_lr_factor: float = option(1.0, "Factor on it for the vision backbone (the paper's family takes 0.01).")
+    text_lr_factor: float = option(1.0, "Factor on it for the text backbone (the paper's family takes 0.1).")
+    weight_decay: float = option(1e-4, "Weight decay, but not of biases, norms and other vectors.")
+    warmup_steps: int = option(0, "Steps of linear warm-up.")
+    decay_epochs: list[int] = option([], "Epochs from which the learning rate is lower by decay_factor once more.")
+    decay_factor: float = option(0.1, "What the learning rate is multiplied with at each of decay_epochs.")
+    max_grad_norm: float = option(2.0, "The gradient is scaled down to this norm.")
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = option(
+        None, "Autocast of the encoders (transport is always float32); by default what accelerate is configured for."
+    )
+
+    # Run
+    output_dir: str | None = option(None, "Folder of the result; outputs/<name of the recipe file> by default.")
+    overwrite_output_dir: bool = option(False, "Empty the folder first.")
+    resume: bool = option(False, "Go on from the folder's last checkpoint.")
+    seed: int = option(0, "Seed of weights, data order and dropout.")
+    max_steps: int | None = option(
+        None, "Stop after so many steps, for a trial; the schedule stays that of num_epochs."
+    )
+    checkpoint_steps: int = option(500, "Steps between checkpoints; the end of an epoch makes one as well.")
+    keep_checkpoints: int = option(2, "How many of the last checkpoints to keep.")
+    log_steps: int = option(10, "Steps between writes to the logs; every step is in them.")
+    tensorboard: bool = option(True, "Log to TensorBoard, in <output_dir>/logs.")
+    eval_batch_size: int = option(128, "Images or captions encoded at once in evaluation.")
+    eval_memory: int = option(2**26, "Bytes for the intermediate results of scoring a tile of pairs.")
+    cpu_threads: int = option(0, "Threads of each process on a CPU; 0 shares the cores out among the processes.")
+
+    def __post_init__(self):
+        for name in ("data_options", "vision_config", "text_config", "image_processor"):
+            if isinstance(getattr(self, name), str):
+                try:
+                    setattr(self, name, json.loads(getattr(self, name)))
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{name} is {getattr(self, name)!r}; expected JSON ({error}).") from error
+
+    def validate_numbers(self):
+        at_least_one = "num_epochs batch_size gradient_accumulation_steps checkpoint_steps keep_checkpoints log_steps"
+        for name in (*at_least_one.split(), "eval_batch_size", "eval_memory", "projection_dim", "min_word_count"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        for name in ("learning_rate", "max_grad_norm", "decay_factor"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number greater than 0.")
+        if self.batch_size < 2:
+            raise ValueError("batch_size is 1; expected at least 2, or there are no negatives.")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"max_steps is {self.max_steps}; expected at least 1.")
+
+    def validate_backbones(self):
+        for side in ("vision", "text"):
+            pretrained, untrained = getattr(self, f"{side}_model"), getattr(self, f"{side}_config")
+            if (pretrained is None) == (untrained is None):
+                given = "both" if pretrained is not None else "neither"
+                raise ValueError(f"{given} of {side}_model and {side}_config is given; expected one of them.")
+        if isinstance(self.text_config, dict) and self.text_config.get("model_type") != "omit_bigru":
+            raise ValueError(
+                f"text_config has model_type {self.text_config.get('model_type')!r}; expected 'omit_bigru'. For a "
+                "transformer, which needs its tokenizer, give text_model."
+            )
+        if isinstance(self.vision_config, dict) and "model_type" not in self.vision_config:
+            raise ValueError("vision_config has no model_type; expected that of a vision backbone, such as 'resnet'.")
+        if self.vision_config is not None and self.image_processor is None:
+            raise ValueError(
+                "vision_config is given without image_processor; an untrained backbone has none of its own."
+            )
+        if self.cache_states and not (self.freeze_vision or self.freeze_text):
+            raise ValueError("cache_states is on, but no backbone is frozen; set freeze_vision or freeze_text.")
+
+
+def parse_recipe(arguments: Sequence[str] | None = None, description: str | None = None) -> Recipe:
+    """The recipe of a command line: `[RECIPE.yaml] [--field value …]`. Exits with status 2 on what is wrong with it."""
+    types = {each.name: each.type for each in fields(Recipe)}
+    parser = HfArgumentParser(Recipe, description=description, allow_abbrev=False)
+    for each in fields(Recipe):  # the parser strips Optional from them, which validation needs
+        each.type = types[each.name]
+    parser.add_argument(
+        "recipe_file", nargs="?", metavar="RECIPE.yaml", help="Recipe; the options override its fields."
+    )
+    file = parser.parse_known_args(arguments)[0].recipe_file
+    try:
+        if file is not None:
+            parser.set_defaults(**read_recipe_file(file))
+        values = vars(parser.parse_args(arguments))
+        del values["recipe_file"]
+        if values["output_dir"] is None:
+            values["output_dir"] = str(Path("outputs") / Path(file or "omit").stem)
+        return Recipe(**values)
+    except (ValueError, OSError, StrictDataclassError) as error:
+        parser.error(str(error))
+
+
+def read_recipe_file(file: str | Path) -> dict:
+    """The fields that a recipe file sets.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is no YAML mapping, or names a field that a recipe does not have.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"No recipe at {file}; examples/configs has some.")
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is no YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} holds {type(values).__name__}; expected fields and their values.")
+    types = {each.name: each.type for each in fields(Recipe)}
+    for name, value in values.items():
+        if name not in types:
+            close = difflib.get_close_matches(str(name), types, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "--help lists the fields."
+            raise ValueError(f"{file} has the unknown field {name!r}; {hint}")
+        if types[name] is float and isinstance(value, int | str) and not isinstance(value, bool):
+            try:
+                values[name] = float(value)  # YAML reads 1 as an integer, and 1e-3 as text
+            except ValueError as error:
+                raise ValueError(f"{file}: {name} is {value!r}; expected a number.") from error
+    return values
+
+
+def write_recipe_file(recipe: Recipe, file: str | Path) -> None:
+    """Write a recipe in the form that `read_recipe_file` reads."""
+    Path(file).write_text(yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
