@@ -36,7 +36,7 @@ def load_karpathy(annotations: str | Path, image_folder: str | Path) -> DatasetD
             f"No image folder at {image_folder}; expected the folder of the images of {annotations}."
         )
     try:
-        entries = json.loads(annotations.read_text(encoding="utf-8"))["images"]
+        entries = list(json.loads(annotations.read_text(encoding="utf-8"))["images"])
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{annotations} is no Karpathy JSON, which has a list 'images': {error!r}.") from error
 

@@ -115,7 +115,11 @@ def _digest(backbone: torch.nn.Module, part, content: str) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     if hasattr(part, "backend_tokenizer"):
-        digest.update(part.backend_tokenizer.to_str().encode())
+        words = json.loads(part.backend_tokenizer.to_str())
+        words = {
+            name: value for name, value in words.items() if name not in ("truncation", "padding")
+        }  # of the last call
+        digest.update(json.dumps(words, sort_keys=True).encode())
         digest.update(str((part.model_max_length, part.padding_side, part.truncation_side)).encode())
     else:
         digest.update(part.to_json_string().encode())

@@ -73,6 +73,7 @@ def train(recipe: Recipe) -> dict:
     set_seed(recipe.seed)
     data = load_image_text(recipe.data, **(recipe.data_options or {}))
     model, processor = build_model(recipe, data["train"])
+    model.vision_encoder.to(memory_format=torch.channels_last)  # in which convolutions are faster
     if recipe.cache_states:
         model.to(accelerator.device)
         with accelerator.main_process_first():
@@ -89,7 +90,6 @@ def train(recipe: Recipe) -> dict:
         generator=torch.Generator(),  # of its own, so that starting an epoch draws nothing from the global one
     )
     freeze_unreached(model.cpu(), inputs.pairs(range(2)))
-    model.vision_encoder.to(memory_format=torch.channels_last)  # in which convolutions are faster
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe))
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     if len(loader) == 0:
