@@ -1,0 +1,256 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from tiny import tiny_recipe
+
+from omit_hf import OmitModel, OmitProcessor
+from omit_hf.data import load_image_text
+from omit_hf.evaluation import evaluate_split
+from omit_hf.training import Recipe, train, write_recipe_file
+
+TRAIN = Path(__file__).parents[1] / "examples" / "train.py"
+DROPOUT = {"text_config": {**tiny_recipe()["text_config"], "dropout": 0.3}}
+
+
+@pytest.fixture(autouse=True)
+def accelerate_begins_anew():
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
+
+
+def run(folder, **options) -> dict:
+    AcceleratorState._reset_state(True)
+    return train(Recipe(**tiny_recipe(output_dir=str(folder), **options)))
+
+
+def launch(folder, processes=1, **options) -> subprocess.Popen:
+    """Start examples/train.py as a user would."""
+    recipe = folder.with_suffix(".yaml")
+    write_recipe_file(Recipe(**tiny_recipe(**options)), recipe)
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+        command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        command += ["--main_process_port", "0"]
+    command += [str(TRAIN), str(recipe), "--output_dir", str(folder)]
+    if folder.exists():
+        command.append("--resume")
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+def log_of(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+
+
+def names(folder) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "tiny"
+    return folder, run(folder, num_epochs=4, checkpoint_steps=3, tensorboard=True)
+
+
+def test_what_a_run_leaves(trained):
+    folder, metrics = trained
+    left = {"README.md", "config.json", "metrics.json", "model.safetensors", "processor_config.json", "recipe.yaml"}
+    left |= {"tokenizer.json", "tokenizer_config.json", "train_log.jsonl", "checkpoints", "logs"}
+    assert set(names(folder)) == left
+    assert names(folder / "checkpoints") == ["step-00000015", "step-00000016"]  # rotated, and no best beside them
+    assert list((folder / "logs").rglob("events.out.tfevents.*"))
+    assert metrics == json.loads((folder / "metrics.json").read_text())
+    assert metrics["steps"] == 16
+    assert [line["step"] for line in log_of(folder)] == list(range(1, 17))
+    assert [line["epoch"] for line in log_of(folder)] == [step // 4 for step in range(16)]
+    assert log_of(folder)[-1]["loss"] < log_of(folder)[0]["loss"]
+
+
+def test_the_best_epoch_is_kept(trained):
+    folder, metrics = trained
+    progress = json.loads((folder / "checkpoints" / "step-00000016" / "progress.json").read_text())
+    assert len(progress["validations"]) == 4
+    assert metrics["validation"]["rsum"] == max(each["rsum"] for each in progress["validations"])
+    data = load_image_text("scenes", **tiny_recipe()["data_options"])
+    model, processor = OmitModel.from_pretrained(folder), OmitProcessor.from_pretrained(folder)
+    assert evaluate_split(model, processor, data["validation"])[0] == pytest.approx(metrics["validation"])
+
+
+def test_another_process_reproduces_the_metrics_without_the_training_code(trained, tmp_path):
+    folder, metrics = trained
+    code = """
+import json, sys
+from omit_hf import OmitModel, OmitProcessor
+from omit_hf.data import load_image_text
+from omit_hf.evaluation import evaluate_split
+folder, options = sys.argv[1], json.loads(sys.argv[2])
+model, processor = OmitModel.from_pretrained(folder), OmitProcessor.from_pretrained(folder)
+metrics, _ = evaluate_split(model, processor, load_image_text("scenes", **options)["test"])
+assert not any(name.startswith(("omit_hf.training", "matplotlib")) for name in sys.modules)
+print(json.dumps(metrics))
+"""
+    command = [sys.executable, "-c", code, str(folder), json.dumps(tiny_recipe()["data_options"])]
+    out = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert json.loads(out.splitlines()[-1]) == pytest.approx(metrics["test"], abs=1e-9)
+
+
+def test_a_complete_run_is_not_repeated(trained):
+    folder, metrics = trained
+    before = (folder / "train_log.jsonl").read_bytes()
+    assert run(folder, num_epochs=4, checkpoint_steps=3, resume=True) == metrics
+    assert (folder / "train_log.jsonl").read_bytes() == before
+
+
+def test_the_same_seed_gives_the_same_model(tmp_path):
+    first, second, other = (run(tmp_path / str(n), seed=seed, **DROPOUT) for n, seed in enumerate((3, 3, 4)))
+    assert first["test"] == second["test"]
+    assert log_of(tmp_path / "0") == log_of(tmp_path / "1") != log_of(tmp_path / "2")
+    weights = [(tmp_path / str(n) / "model.safetensors").read_bytes() for n in range(3)]
+    assert weights[0] == weights[1] != weights[2]
+    assert other["recipe"]["seed"] == 4
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2}, {"loss": "triplet"}])
+def test_stopped_and_resumed_is_as_if_never_stopped(tmp_path, options):
+    options = {"num_epochs": 3, **DROPOUT, **options}
+    whole = run(tmp_path / "whole", **options)
+    stopped = run(tmp_path / "parts", max_steps=3, **options)
+    assert stopped["steps"] == 3
+    assert not (tmp_path / "parts" / "metrics.json").exists()
+    parts = run(tmp_path / "parts", resume=True, **options)
+    assert log_of(tmp_path / "parts") == log_of(tmp_path / "whole")
+    assert parts["test"] == whole["test"]
+    for file in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_killed_in_mid_epoch_and_resumed(tmp_path):
+    options = {"num_epochs": 3, "checkpoint_steps": 4, "log_steps": 1, **DROPOUT}
+    options["data_options"] = {**tiny_recipe()["data_options"], "train_size": 36}  # 18 steps an epoch
+    finish(launch(tmp_path / "whole", **options))
+    process = launch(tmp_path / "killed", **options)
+    log = tmp_path / "killed" / "train_log.jsonl"
+    limit = time.monotonic() + 120
+    while not log.exists() or log.read_text().count("\n") < 23:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < limit
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "killed" / "metrics.json").exists()
+    reached = len(log_of(tmp_path / "killed"))
+    assert 23 <= reached < 36, "killed in the second epoch, or the test shows nothing"
+    finish(launch(tmp_path / "killed", **options))
+    assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("loss", ["infonce", "triplet"])
+def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path, loss):
+    options = {"loss": loss, "num_epochs": 6, "max_steps": 20, "learning_rate": 1e-3}
+    options["data_options"] = {**tiny_recipe()["data_options"], "train_size": 16}
+    finish(launch(tmp_path / "two", processes=2, batch_size=10, **options))
+    finish(launch(tmp_path / "one", batch_size=20, **options))
+    weights = [load_file(tmp_path / name / "checkpoints/step-00000020/model.safetensors") for name in ("one", "two")]
+    assert weights[0].keys() == weights[1].keys()
+    for name, expected in weights[0].items():
+        difference = (weights[1][name] - expected).norm() / expected.norm().clamp_min(1e-3)
+        assert difference < 1e-4, name
+    losses = [[line["loss"] for line in log_of(tmp_path / name)] for name in ("one", "two")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_mixed_precision(tmp_path):
+    metrics = run(tmp_path / "bf16", mixed_precision="bf16")
+    assert all(math.isfinite(line["loss"]) for line in log_of(tmp_path / "bf16"))
+    assert OmitModel.from_pretrained(tmp_path / "bf16").dtype == torch.float32
+    assert metrics["steps"] == 8
+
+
+def test_gradient_accumulation_makes_fewer_steps(tmp_path):
+    assert run(tmp_path / "run", gradient_accumulation_steps=4, num_epochs=3)["steps"] == 3
+
+
+def test_cached_states_train_as_live_ones(tmp_path):
+    frozen = {"freeze_vision": True, "freeze_text": True, "cache_folder": str(tmp_path / "states")}
+    live = run(tmp_path / "live", **frozen)
+    cached = run(tmp_path / "cached", cache_states=True, **frozen)
+    for ours, theirs in zip(log_of(tmp_path / "cached"), log_of(tmp_path / "live"), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+    assert cached["trained_parameters"] == live["trained_parameters"] < live["parameters"]
+    before, after = OmitModel.from_pretrained(tmp_path / "live"), OmitModel.from_pretrained(tmp_path / "cached")
+    for ours, theirs in zip(
+        before.vision_encoder.backbone.parameters(), after.vision_encoder.backbone.parameters(), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    with pytest.raises(FloatingPointError, match="The loss is NaN at step"):
+        run(tmp_path / "run", learning_rate=1e30)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_an_output_folder_that_is_not_empty(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not empty. Choose another one, or set resume"):
+        run(tmp_path)
+    with pytest.raises(FileExistsError, match="holds no run of ours, so it is not emptied"):
+        run(tmp_path, overwrite_output_dir=True)
+    with pytest.raises(FileExistsError, match="which is a file; expected a folder"):
+        run(tmp_path / "notes.txt")
+    assert names(tmp_path) == ["notes.txt"]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_overwriting_begins_anew(tmp_path):
+    run(tmp_path / "run", max_steps=3)
+    metrics = run(tmp_path / "run", seed=1, overwrite_output_dir=True)
+    assert metrics["recipe"]["seed"] == 1
+    assert [line["step"] for line in log_of(tmp_path / "run")] == list(range(1, 9))
+
+
+def test_resuming_what_is_not_this_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no run to resume in"):
+        run(tmp_path / "run", resume=True)
+    run(tmp_path / "run", max_steps=3)
+    with pytest.raises(ValueError, match=r"has another recipe(.|\n)*margin: was 0.05, is 0.1") as caught:
+        run(tmp_path / "run", margin=0.1, keep_checkpoints=5, resume=True)
+    assert "keep_checkpoints" not in str(caught.value)  # which may change
+    progress = next((tmp_path / "run" / "checkpoints").glob("step-*/progress.json"))
+    progress.write_text(progress.read_text().replace('"num_processes": 1', '"num_processes": 4'))
+    with pytest.raises(ValueError, match="written by 4 processes, and this run has 1; resume with as many"):
+        run(tmp_path / "run", resume=True)
+
+
+def test_data_that_make_no_batch(tmp_path):
+    with pytest.raises(ValueError, match="40 training pairs make no batch of 64 for each of 1 processes"):
+        run(tmp_path / "run", batch_size=64)
+
+
+def test_the_script_ends_with_one_line_and_a_status(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    process = launch(tmp_path.with_name(tmp_path.name + "-new"), data="nowhere")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in output
+    assert "error: data source 'nowhere' is unknown" in output
