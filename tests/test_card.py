@@ -1,0 +1,48 @@
+from dataclasses import asdict
+
+from huggingface_hub import ModelCard
+from tiny import tiny_recipe
+
+from omit_hf.hub import environment, model_card
+from omit_hf.training import Recipe
+
+METRICS = {
+    "test": {f"{way}_{name}": 12.5 for way in ("i2t", "t2i") for name in ("r1", "r5", "r10", "medr", "meanr", "map")}
+    | {"rsum": 75.0},
+    "validation": {"rsum": 80.25},
+    "best_epoch": 1,
+    "epochs": 3,
+    "steps": 12,
+    "training_seconds": 5.5,
+    "parameters": 2000,
+    "trained_parameters": 1500,
+    "splits": {"train": {"images": 8, "captions": 40}, "test": {"images": 6, "captions": 30}},
+    "environment": environment(),
+}
+
+
+def card(**options) -> ModelCard:
+    recipe = asdict(Recipe(**tiny_recipe(output_dir="outputs/tiny")))
+    return ModelCard(model_card({**METRICS, "recipe": {**recipe, **options}}))
+
+
+def test_the_metadata_are_the_hubs():
+    data = card().data
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "zero-shot-image-classification")
+    results = {result.metric_type: result.metric_value for result in data.eval_results}
+    assert results == METRICS["test"]
+    assert {result.dataset_split for result in data.eval_results} == {"test"}
+
+
+def test_the_text_says_what_was_measured_and_where():
+    text = " ".join(card().text.split())
+    for said in ("RSUM 75.0", "6 images and 30 captions", "8 images and 40 captions", "validation 80.2", "12 steps"):
+        assert said in text
+    for said in (METRICS["environment"]["torch"], METRICS["environment"]["device"], "seed 0", "λ = 0.02"):
+        assert said in text
+    assert "1,500 of 2,000 parameters" in text
+
+
+def test_a_folder_on_this_machine_is_no_base_model(tmp_path):
+    published = card(vision_model="facebook/dinov2-base", text_model=str(tmp_path))
+    assert published.data.base_model == ["facebook/dinov2-base"]

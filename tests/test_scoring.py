@@ -1,0 +1,81 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_recipe
+
+from omit_hf.data import ImageTextInputs
+from omit_hf.evaluation import evaluate_split
+from omit_hf.training import Recipe, write_recipe_file
+
+EVALUATE = Path(__file__).parents[1] / "examples" / "evaluate.py"
+
+
+@torch.no_grad()
+def test_all_pairs_are_scored_in_their_order(scenes, scenes_model, processor):
+    metrics, similarity = evaluate_split(scenes_model, processor, scenes["test"], batch_size=3, progress=False)
+    assert similarity.shape == (8, 40)
+    inputs = ImageTextInputs(scenes["test"], processor)
+    whole = scenes_model(**inputs.images(range(8)), **inputs.texts(range(40)))
+    np.testing.assert_allclose(similarity, whole.similarity, atol=1e-5)
+    assert {"rsum", "i2t_map", "t2i_map"} <= metrics.keys()
+
+
+def test_batches_and_tiles_do_not_change_the_scores(scenes, scenes_model, processor):
+    def similarity(batch_size, memory_budget):
+        options = {"batch_size": batch_size, "memory_budget": memory_budget, "progress": False}
+        return evaluate_split(scenes_model, processor, scenes["test"], **options)[1]
+
+    whole = similarity(40, 2**30)
+    for batch_size, memory_budget in ((7, 2**16), (1, 1)):
+        np.testing.assert_allclose(similarity(batch_size, memory_budget), whole, atol=2e-5)
+
+
+def test_the_model_comes_back_in_its_mode(scenes, scenes_model, processor):
+    scenes_model.train()
+    evaluate_split(scenes_model, processor, scenes["validation"], progress=False)
+    assert scenes_model.training
+
+
+def test_without_all_true_pairs_there_is_no_map(scenes, scenes_model, processor):
+    split = scenes["test"].remove_columns("relevant_captions")
+    metrics, _ = evaluate_split(scenes_model, processor, split, progress=False)
+    assert "i2t_map" not in metrics
+    assert "rsum" in metrics
+
+
+@pytest.fixture
+def published(scenes_model, processor, tmp_path):
+    scenes_model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    write_recipe_file(Recipe(**tiny_recipe()), tmp_path / "model" / "recipe.yaml")
+    return tmp_path / "model"
+
+
+def evaluate(*command) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    command = [str(part) for part in (sys.executable, *command)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+
+
+def test_two_processes_measure_what_one_does(published, tmp_path):
+    one = evaluate(EVALUATE, published, "--json", tmp_path / "one.json")
+    assert one.returncode == 0, one.stderr
+    assert "RSUM" in one.stdout
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0]
+    two = evaluate(*launch, EVALUATE, published, "--json", tmp_path / "two.json")
+    assert two.returncode == 0, two.stderr
+    assert json.loads((tmp_path / "two.json").read_text()) == json.loads((tmp_path / "one.json").read_text())
+
+
+def test_a_split_that_is_not_there(published):
+    result = evaluate(EVALUATE, published, "--split", "testing")
+    assert result.returncode == 1
+    assert "error: split is 'testing'; expected one of train, validation, test" in result.stderr
+    assert "Traceback" not in result.stderr
