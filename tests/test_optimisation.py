@@ -15,7 +15,8 @@ def test_what_the_loss_does_not_reach_is_frozen(model, inputs):
     model.text_encoder.backbone.pooler = nn.Linear(4, 4)
     model.train()
     unreached = freeze_unreached(model, {**inputs, "pixel_values": inputs["pixel_values"][:2]})
-    assert unreached == ["text_encoder.backbone.pooler.weight", "text_encoder.backbone.pooler.bias"]
+    assert {"text_encoder.backbone.pooler.weight", "text_encoder.backbone.pooler.bias"} <= set(unreached)
+    assert not any(dict(model.named_parameters())[name].requires_grad for name in unreached)
     assert not model.text_encoder.backbone.pooler.weight.requires_grad
     assert model.text_encoder.backbone.gru.weight_hh_l0.requires_grad
     assert model.training
@@ -31,7 +32,7 @@ def test_every_trained_parameter_is_in_one_group(model):
     assert rates[id(backbone.gru.weight_hh_l0)] == (pytest.approx(0.005), 1e-4)
     assert rates[id(backbone.gru.bias_hh_l0)] == (pytest.approx(0.005), 0.0)
     assert rates[id(model.vision_encoder.projection.weight)] == (0.01, 1e-4)
-    assert {rates[id(each)][0] for each in model.vision_encoder.backbone.parameters()} == {pytest.approx(0.001)}
+    assert all(rates[id(each)][0] == pytest.approx(0.001) for each in model.vision_encoder.backbone.parameters())
 
 
 def test_warm_up_and_step_decay():

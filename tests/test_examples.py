@@ -1,0 +1,125 @@
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_recipe
+
+from omit_hf import OmitModel
+from omit_hf.training import Recipe, write_recipe_file
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+
+
+def example(name, *arguments, cwd=ROOT) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    write_recipe_file(Recipe(**tiny_recipe()), folder / "tiny.yaml")
+    arguments = [folder / "tiny.yaml", "--matching", "omit", "mean", "--seeds", "0", "1"]
+    arguments += ["--output_dir", folder / "runs", "--num_epochs", "1"]
+    return folder / "runs", arguments, example("compare.py", *arguments)
+
+
+def test_compare_prints_a_row_a_method(compared):
+    folder, _, result = compared
+    assert result.returncode == 0, result.stderr[-2000:]
+    header, _, *rows = result.stdout.strip().splitlines()[-4:]
+    assert header.startswith("| matching | seeds | RSUM | i2t R@1 | t2i R@1 | i2t mAP | t2i mAP | training (s) |")
+    assert [re.match(r"\| `(\w+)` \| 2 \| [\d.]+ ± [\d.]+ \|", row).group(1) for row in rows] == ["omit", "mean"]
+    assert (folder / "table.md").read_text().strip() in result.stdout
+    runs = sorted(each.name for each in folder.glob("*_seed*"))
+    assert runs == ["mean_seed0", "mean_seed1", "omit_seed0", "omit_seed1"]
+
+
+def test_compare_does_not_repeat_a_run(compared):
+    folder, arguments, first = compared
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("model.safetensors")}
+    again = example("compare.py", *arguments)
+    assert again.stdout.splitlines()[-3:] == first.stdout.splitlines()[-3:]
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("model.safetensors")} == before
+
+
+def test_explain_draws_a_scene_and_a_picture(compared, tmp_path):
+    model = compared[0] / "omit_seed0"
+    result = example("explain.py", model, "scenes:1", "--output", tmp_path / "scene.png")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert Image.open(tmp_path / "scene.png").width > 500
+    Image.new("L", (96, 64), 100).save(tmp_path / "mine.png")
+    result = example("explain.py", model, tmp_path / "mine.png", "a red star", "--output", tmp_path / "mine.svg")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert (tmp_path / "mine.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["MODEL", "picture.png"], "a picture of your own needs a sentence"),
+        (["MODEL", "picture.png", "a star"], "error: .*No such file.*picture.png"),
+        (["nowhere", "scenes:1"], "error: "),
+        (["MODEL", "scenes:one"], "error: .*'one'"),
+    ],
+)
+def test_explain_with_bad_input(compared, tmp_path, arguments, message):
+    arguments = [str(compared[0] / "omit_seed0") if each == "MODEL" else each for each in arguments]
+    result = example("explain.py", *arguments, cwd=tmp_path)
+    assert result.returncode in (1, 2)
+    assert re.search(message, result.stderr)
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["train.py", "evaluate.py", "compare.py", "explain.py", "prepare_emoji.py"])
+def test_help(name):
+    result = example(name, "--help")
+    assert result.returncode == 0
+    assert f"usage: {name}" in result.stdout
+
+
+def python_blocks(file) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_the_code_of_the_readme_runs(compared, tmp_path, monkeypatch):
+    """In a folder where the model and the picture are that the text speaks of."""
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "scenes").symlink_to(compared[0] / "omit_seed0")
+    Image.new("RGB", (96, 96), "red").save(tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    blocks = python_blocks(ROOT / "README.md")
+    assert blocks
+    names = {}
+    for block in blocks:
+        exec(block, names)  # the blocks go on from one another
+    assert names["out"].similarity.shape == (1, 2)
+
+
+def test_the_code_of_a_card_runs(compared, tmp_path, monkeypatch):
+    folder = compared[0] / "omit_seed0"
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (96, 96), "red").save("picture.png")
+    [block] = python_blocks(folder / "README.md")
+    exec(block.replace("PATH", str(folder)), {})
+
+
+def test_the_commands_of_the_readme_are_those_of_ci():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    for command in re.findall(r"^make \w+$", (ROOT / ".ci" / "run").read_text(), flags=re.MULTILINE):
+        assert command in readme
+
+
+def test_a_trained_checkpoint_has_no_pickle_in_it(compared):
+    folder = compared[0] / "omit_seed0"
+    top = {file.name for file in folder.iterdir() if file.is_file()}
+    assert not {name for name in top if name.endswith((".bin", ".pt", ".pkl", ".pth"))}
+    assert OmitModel.from_pretrained(folder).dtype == torch.float32

@@ -1,0 +1,90 @@
+"""The package as users get it: a wheel, and an editable install, imported from another folder."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+import omit_hf
+
+ROOT = Path(__file__).parents[1]
+ALLOWED = {"torch", "transformers", "huggingface_hub", "PIL", *sys.stdlib_module_names}
+CODE = """
+import json, sys
+import omit_hf, omit_hf.data, omit_hf.evaluation, omit_hf.hub, omit_hf.metrics, omit_hf.modeling.modeling_omit
+import omit_hf.training, omit_hf.visualization
+from transformers import AutoModel
+model = AutoModel.from_config(omit_hf.OmitConfig(projection_dim=8, text_config={"model_type": "omit_bigru"}))
+print(json.dumps([omit_hf.__file__, omit_hf.modeling.modeling_omit.__file__, type(model).__name__]))
+"""
+
+
+def imported(folder: Path, *options: str) -> list[str]:
+    command = [sys.executable, *options, "-c", CODE]
+    out = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
+    assert out.returncode == 0, out.stderr
+    return json.loads(out.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """A wheel of the tracked and new files alone, so that an old build/ cannot mend it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0"):
+        source, target = ROOT / name, folder / "source" / name
+        if name and source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes())
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", "."]
+    subprocess.run([*build, "./source"], cwd=folder, check=True)
+    [built] = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_every_module_and_nothing_else(wheel):
+    inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    sources = {file for file in (ROOT / "src").rglob("*") if file.suffix == ".py" or file.name == "py.typed"}
+    expected = {str(file.relative_to(ROOT / "src")) for file in sources}
+    expected |= {f"omit_hf/modeling/{file.name}" for file in (ROOT / "modeling").iterdir() if file.is_file()}
+    assert inside == expected
+
+
+def test_the_wheel_imports_from_another_folder(wheel, tmp_path):
+    target = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(target)
+    package, modeling, name = imported(target)
+    assert Path(package) == target / "omit_hf" / "__init__.py"
+    assert Path(modeling) == target / "omit_hf" / "modeling" / "modeling_omit.py"
+    assert name == "OmitModel"
+
+
+def test_the_editable_install_imports_from_another_folder(tmp_path):
+    origin = json.loads(distribution("omit-hf").read_text("direct_url.json"))
+    assert origin["dir_info"]["editable"], "make test installs the package in editable mode"
+    package, modeling, _ = imported(tmp_path)
+    assert Path(package) == ROOT / "src" / "omit_hf" / "__init__.py"
+    assert Path(modeling).resolve() == ROOT / "modeling" / "modeling_omit.py"
+
+
+def test_the_version_is_told_once():
+    assert distribution("omit-hf").version == omit_hf.__version__
+
+
+def test_importing_the_package_leaves_training_and_plotting_alone(tmp_path):
+    code = "import sys, omit_hf; print([name for name in sys.modules if name.startswith(('omit_hf.t', 'matplotlib'))])"
+    out = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
+
+
+def test_modeling_imports_what_travels_with_a_checkpoint():
+    for file in (ROOT / "modeling").glob("*_omit.py"):
+        for line in file.read_text().splitlines():
+            if line.startswith(("import ", "from ")):
+                module = line.split()[1]
+                travels = module.startswith(".") and module.count(".") == 1 and module != "."
+                assert travels or module.split(".")[0] in ALLOWED, f"{file.name}: {line}"
