@@ -38,7 +38,7 @@ from transformers import EfficientNetConfig, EfficientNetModel, ViTImageProcesso
 try:
     import resvg_py
 except ImportError:
-    sys.exit("error: prepare_emoji.py needs resvg-py: pip install 'omit-hf[emoji]'")
+    resvg_py = None
 
 NPM_PACKAGES = {
     "emojibase-data": "emojibase-data@17.0.0",
@@ -57,6 +57,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where all of it goes")
     folder = parser.parse_args().folder
+    if resvg_py is None:
+        sys.exit("error: prepare_emoji.py needs resvg-py: pip install 'omit-hf[emoji]'")
     fetch_npm_packages(folder / "npm")
     build_drawings(folder)
     build_efficientnet(folder / "efficientnet_lite0")

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 
 
-def example(name, *arguments, cwd=ROOT) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+def example(name, *arguments, cwd=ROOT, **environment) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", **environment}
     command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
 
@@ -84,6 +84,14 @@ def test_help(name):
     result = example(name, "--help")
     assert result.returncode == 0
     assert f"usage: {name}" in result.stdout
+
+
+def test_prepare_emoji_without_resvg_builds_nothing(tmp_path):
+    (tmp_path / "resvg_py.py").write_text("raise ImportError")
+    result = example("prepare_emoji.py", "emoji", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1
+    assert "pip install 'omit-hf[emoji]'" in result.stderr
+    assert not (tmp_path / "emoji").exists()
 
 
 def python_blocks(file) -> list[str]:
