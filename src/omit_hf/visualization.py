@@ -7,10 +7,11 @@ import torch
 
 try:
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 except ImportError as error:
     raise ImportError("omit_hf.visualization needs matplotlib: pip install 'omit-hf[plot]'.") from error
 
-COLUMNS = 6  # panels side by side
+COLUMNS = 8  # panels side by side
 
 
 @torch.inference_mode()
@@ -84,10 +85,10 @@ def draw_plan(
     axes[0].set_title("image" if similarity is None else f"similarity {similarity:.2f}", fontsize=10)
     grey = picture.convert("L")
     for axis, word, column in zip(axes[1:], words, cells.T, strict=False):
-        axis.imshow(grey, extent=extent, cmap="gray", vmin=-120, vmax=375)
+        axis.imshow(grey, extent=extent, cmap="gray", vmin=-250, vmax=300)
         heat = column.reshape(rows, columns) / brightest
         axis.imshow(
-            heat, extent=extent, cmap="viridis", vmin=0, vmax=1, alpha=0.15 + 0.7 * heat, interpolation="nearest"
+            heat, extent=extent, cmap="viridis", vmin=0, vmax=1, alpha=0.85 * heat**0.5, interpolation="nearest"
         )
         matched = float(column.sum())
         axis.set_title(f"{word}  {matched:.0%}", fontsize=10, color="black" if matched >= 0.5 else "0.45")
@@ -97,9 +98,7 @@ def draw_plan(
     return figure
 
 
-def _bar(picture, share: float, color: str):
-    from matplotlib.patches import Rectangle
-
+def _bar(picture, share: float, color: str) -> Rectangle:
     return Rectangle(
         (0, picture.height * 1.03),
         picture.width * share,
