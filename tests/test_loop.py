@@ -51,7 +51,11 @@ def launch(folder, processes=1, **options) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=240)
+    try:
+        output, _ = process.communicate(timeout=240)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # upon which a launcher ends its workers
+        pytest.fail(f"did not end:\n{process.communicate()[0][-3000:]}")
     assert process.returncode == 0, output[-3000:]
     return output
 
@@ -166,8 +170,8 @@ def test_killed_in_mid_epoch_and_resumed(tmp_path):
 
 @pytest.mark.parametrize("loss", ["infonce", "triplet"])
 def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path, loss):
-    options = {"loss": loss, "num_epochs": 6, "max_steps": 20, "learning_rate": 1e-3}
-    options["data_options"] = {**tiny_recipe()["data_options"], "train_size": 16}
+    options = {"loss": loss, "num_epochs": 5, "learning_rate": 1e-3}
+    options["data_options"] = {**tiny_recipe()["data_options"], "train_size": 16}  # 4 steps an epoch
     finish(launch(tmp_path / "two", processes=2, batch_size=10, **options))
     finish(launch(tmp_path / "one", batch_size=20, **options))
     weights = [load_file(tmp_path / name / "checkpoints/step-00000020/model.safetensors") for name in ("one", "two")]
@@ -177,6 +181,12 @@ def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path, loss):
         assert difference < 1e-4, name
     losses = [[line["loss"] for line in log_of(tmp_path / name)] for name in ("one", "two")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+    metrics = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert metrics["environment"]["processes"] == 2
+    model, processor = OmitModel.from_pretrained(tmp_path / "two"), OmitProcessor.from_pretrained(tmp_path / "two")
+    test = load_image_text("scenes", **options["data_options"])["test"]
+    assert evaluate_split(model, processor, test)[0] == pytest.approx(metrics["test"])
 
 
 def test_mixed_precision(tmp_path):

@@ -64,6 +64,17 @@ def train(recipe: Recipe) -> dict:
         project_dir=recipe.output_dir,
     )
     use_cpu_threads(accelerator, recipe.cpu_threads)
+    try:
+        return run(accelerator, recipe)
+    finally:
+        # The wrapped model first: as the last owner of the process group it would wait, with Python's lock held, for
+        # threads that need the lock.
+        accelerator.free_memory()
+        accelerator.end_training()
+
+
+def run(accelerator: Accelerator, recipe: Recipe) -> dict:
+    """What `train` does on each process."""
     folder = Path(recipe.output_dir)
     on_main_process(accelerator, lambda: prepare_output_dir(recipe))
     if (folder / METRICS_FILE).exists():
@@ -110,7 +121,6 @@ def train(recipe: Recipe) -> dict:
             break
         validate(accelerator, recipe, model, processor, data["validation"], progress)
         save_checkpoint(accelerator, folder, progress, recipe.keep_checkpoints)
-    accelerator.end_training()
     if progress.epoch < recipe.num_epochs:
         accelerator.print(f"Stopped at step {progress.step} (max_steps); resume goes on from here.")
         return {"steps": progress.step, "validation": progress.validations[-1:]}
