@@ -15,7 +15,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from omit_hf.training import read_recipe_file
+from omit_hf.training import HelpFormatter, read_recipe_file
 
 COLUMNS = {
     "RSUM": "rsum",
@@ -38,7 +38,7 @@ class Arguments:
 
 
 def main() -> None:
-    parser = HfArgumentParser(Arguments, description=__doc__, allow_abbrev=False)
+    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
     parser.add_argument("recipe", metavar="RECIPE.yaml", help="The recipe that all runs share.")
     arguments, for_train = parser.parse_known_args()
     read_recipe_file(arguments.recipe)  # so that a mistake in it shows at once

@@ -6,6 +6,7 @@
         --data_options '{"image_folder": "flickr30k-images"}'
 """
 
+import argparse
 import json
 import sys
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from transformers import HfArgumentParser
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.data import load_image_text
 from omit_hf.evaluation import evaluate_split, metrics_table
-from omit_hf.training import read_recipe_file, use_cpu_threads
+from omit_hf.training import HelpFormatter, read_recipe_file, use_cpu_threads
 
 
 @dataclass
@@ -26,7 +27,6 @@ class Arguments:
     data: str | None = field(
         default=None, metadata={"help": "'scenes' or a Karpathy JSON; by default what the model's recipe.yaml says."}
     )
-    data_options: str | None = field(default=None, metadata={"help": "Options of the data's loader, as JSON."})
     split: str = field(default="test", metadata={"help": "train, validation or test."})
     batch_size: int = field(default=128, metadata={"help": "Images or captions encoded at once."})
     memory: int = field(
@@ -37,13 +37,14 @@ class Arguments:
 
 
 def main() -> None:
-    parser = HfArgumentParser(Arguments, description=__doc__)
+    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("model", help="Folder or Hub id of an OmitModel.")
+    parser.add_argument("--data_options", type=json_object, default={}, help="Options of the data's loader, as JSON.")
     arguments = parser.parse_args()
     accelerator = Accelerator()
     use_cpu_threads(accelerator, arguments.cpu_threads)
 
-    options = json.loads(arguments.data_options) if arguments.data_options else {}
+    options = arguments.data_options
     if arguments.data is None:
         recipe = read_recipe_file(model_file(arguments.model, "recipe.yaml"))
         arguments.data, options = recipe["data"], {**(recipe["data_options"] or {}), **options}
@@ -59,6 +60,16 @@ def main() -> None:
     if arguments.json is not None and accelerator.is_main_process:
         Path(arguments.json).write_text(json.dumps(metrics, indent=2) + "\n")
     accelerator.end_training()
+
+
+def json_object(text: str) -> dict:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is {type(value).__name__}; expected names and values in {{}}")
+    return value
 
 
 def model_file(model: str, name: str) -> Path:

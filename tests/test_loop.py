@@ -132,6 +132,12 @@ def test_the_same_seed_gives_the_same_model(tmp_path):
     assert other["recipe"]["seed"] == 4
 
 
+def test_every_epoch_has_its_own_order(tmp_path):
+    run(tmp_path, loss="infonce", learning_rate=1e-12)  # so that the same batches would have the same losses
+    losses = [line["loss"] for line in log_of(tmp_path)]
+    assert losses[:4] != pytest.approx(losses[4:], rel=1e-4)
+
+
 @pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2}, {"loss": "triplet"}])
 def test_stopped_and_resumed_is_as_if_never_stopped(tmp_path, options):
     options = {"num_epochs": 3, **DROPOUT, **options}

@@ -74,8 +74,16 @@ def test_two_processes_measure_what_one_does(published, tmp_path):
     assert json.loads((tmp_path / "two.json").read_text()) == json.loads((tmp_path / "one.json").read_text())
 
 
-def test_a_split_that_is_not_there(published):
-    result = evaluate(EVALUATE, published, "--split", "testing")
-    assert result.returncode == 1
-    assert "error: split is 'testing'; expected one of train, validation, test" in result.stderr
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (["--split", "testing"], 1, "error: split is 'testing'; expected one of train, validation, test"),
+        (["--data_options", "[1]"], 2, "--data_options: '[1]' is list; expected names and values in {}"),
+        (["--data_options", "{"], 2, "--data_options: '{' is no JSON"),
+    ],
+)
+def test_wrong_options(published, options, status, message):
+    result = evaluate(EVALUATE, published, *options)
+    assert result.returncode == status
+    assert message in result.stderr
     assert "Traceback" not in result.stderr

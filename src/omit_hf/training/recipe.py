@@ -1,5 +1,6 @@
 """A recipe: everything that an experiment depends on, in one flat file that the command line can override."""
 
+import argparse
 import difflib
 import json
 from collections.abc import Sequence
@@ -140,10 +141,14 @@ class Recipe:
             raise ValueError("cache_states is on, but no backbone is frozen; set freeze_vision or freeze_text.")
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows the defaults of options, and a script's examples as they are written."""
+
+
 def parse_recipe(arguments: Sequence[str] | None = None, description: str | None = None) -> Recipe:
     """The recipe of a command line: `[RECIPE.yaml] [--field value …]`. Exits with status 2 on what is wrong with it."""
     types = {each.name: each.type for each in fields(Recipe)}
-    parser = HfArgumentParser(Recipe, description=description, allow_abbrev=False)
+    parser = HfArgumentParser(Recipe, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
     for each in fields(Recipe):  # the parser strips Optional from them, which validation needs
         each.type = types[each.name]
     parser.add_argument(
