@@ -55,6 +55,8 @@ class OmitConfig(PreTrainedConfig):
         marginals: how each side's mass is shared out (`omit`, `ot`): `uniform`, by `norm` of the fragment before
             normalisation, or by softmax of its similarity to the global feature of its own side (`self_global`) or
             of the other side (`cross_global`).
+        backend: what computes the transport (`omit`, `ot`): `auto`, the fastest that can serve the inputs on their
+            device, or by name `reference`, `cpu` or `triton`; see `partial_sinkhorn_similarity`.
         loss: `triplet` (hinge over hardest negatives) or `infonce` (symmetric cross-entropy).
         margin: α of the triplet loss, in units of the similarity.
         logit_scale_init_value: logarithm of the factor from similarity to logits; learned with `infonce`, kept
@@ -83,6 +85,7 @@ class OmitConfig(PreTrainedConfig):
     num_iterations: int = 3
     dustbin: Literal["global", "learned", "scalar"] = "global"
     marginals: Literal["uniform", "norm", "self_global", "cross_global"] = "uniform"
+    backend: Literal["auto", "reference", "cpu", "triton"] = "auto"
     loss: Literal["triplet", "infonce"] = "triplet"
     margin: float | int = 0.05
     logit_scale_init_value: float | int = 2.6592

@@ -1,7 +1,7 @@
 """Similarity heads: how the fragments of an image and of a caption become one score (sections 1, 2 and 7).
 
 A head scores all pairs of two batches of features. `MATCHING` lists the heads by name; `tiled_similarity` keeps the
-memory of any of them bounded.
+memory of any of them bounded. Those that transport say what is transported; `transport_omit` does it.
 """
 
 import functools
@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .sinkhorn_omit import LOG_ZERO, at_least_float32, sinkhorn
+from .transport_omit import keeps_plans, row_similarity, transport_similarity
 
-BACKENDS = ("auto", "reference")
 DEFAULT_MEMORY_BUDGET = 2**28  # bytes
 PLANS_IN_MEMORY = 10  # tensors of a plan's size alive at once in a head's forward pass
 
@@ -56,7 +56,8 @@ class MeanMatching(nn.Module):
         super().__init__()
 
     def forward(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
-        return self._mean(image) @ self._mean(text).T
+        with torch.autocast(image.embeds.device.type, enabled=False):
+            return self._mean(image) @ self._mean(text).T
 
     @staticmethod
     def _mean(side: OmitFeatures) -> Tensor:
@@ -69,34 +70,44 @@ class MeanMatching(nn.Module):
 class OTMatching(nn.Module):
     """Full transport: ⟨P, S⟩ = 1 − CMD, the Cross-modal Mover's Distance (section 1)."""
 
+    dustbins = False
+
     def __init__(self, config):
         super().__init__()
         self.regularization = config.regularization
         self.num_iterations = config.num_iterations
         self.marginals = config.marginals
+        self.backend = config.backend
 
     def forward(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
-        similarity = self.fragment_similarity(image, text)
-        return (self._transport(similarity, image, text) * similarity).sum((-2, -1))
+        return transport_similarity(
+            *self.sides(image, text),
+            regularization=self.regularization,
+            num_iterations=self.num_iterations,
+            dustbins=self.dustbins,
+            backend=self.backend,
+        )
 
     def transport_plan(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
-        """P, [B_i, B_t, K, L]."""
-        return self._transport(self.fragment_similarity(image, text), image, text)
+        """P, [B_i, B_t, K, L]; with dustbins P̃, [B_i, B_t, K+1, L+1], row and column 0 being theirs."""
+        image_rows, image_mass, text_rows, text_mass = self.sides(image, text)
+        similarity = row_similarity(image_rows, text_rows)
+        return sinkhorn(similarity, image_mass, text_mass, self.regularization, self.num_iterations)
 
-    def fragment_similarity(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
-        """S, [B_i, B_t, K, L]."""
-        return _cosines(image.embeds, text.embeds)
-
-    def _transport(self, similarity, image, text):
+    def sides(self, image: OmitFeatures, text: OmitFeatures) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The rows of both sides and their mass, as `transport_similarity` takes them."""
         mu = fragment_marginals(self.marginals, image, text)
         nu = fragment_marginals(self.marginals, text, image).transpose(0, 1)
-        return sinkhorn(similarity, mu, nu, self.regularization, self.num_iterations)
+        return image.embeds, mu, text.embeds, nu
 
     def elements_per_pair(self, image: OmitFeatures, text: OmitFeatures) -> int:
-        return PLANS_IN_MEMORY * image.embeds.shape[1] * text.embeds.shape[1]
+        rows, columns = (side.embeds.shape[1] + self.dustbins for side in (image, text))
+        if keeps_plans(self.backend, image.embeds.device):
+            return PLANS_IN_MEMORY * rows * columns
+        return 1 + (rows + columns if self.marginals == "cross_global" else 0)
 
 
-class OmitMatching(nn.Module):
+class OmitMatching(OTMatching):
     """Partial transport: a dustbin a side takes the fragments without a counterpart (section 2).
 
     With `global` dustbins and `uniform` marginals this is [`partial_sinkhorn_similarity`]. `learned` replaces the
@@ -104,11 +115,10 @@ class OmitMatching(nn.Module):
     other marginals share out among the fragments what the dustbin leaves, K/(K+1).
     """
 
+    dustbins = True
+
     def __init__(self, config):
-        super().__init__()
-        self.regularization = config.regularization
-        self.num_iterations = config.num_iterations
-        self.marginals = config.marginals
+        super().__init__(config)
         self.dustbin = config.dustbin
         if config.dustbin == "learned":
             self.image_dustbin = nn.Parameter(torch.empty(config.projection_dim))
@@ -116,35 +126,24 @@ class OmitMatching(nn.Module):
         elif config.dustbin == "scalar":
             self.dustbin_similarity = nn.Parameter(torch.empty(()))
 
-    def forward(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
-        similarity = self.fragment_similarity(image, text)
-        return _matched(self._transport(similarity, image, text), similarity)
-
-    def transport_plan(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
-        """P̃, [B_i, B_t, K+1, L+1]; row and column 0 are the dustbins."""
-        return self._transport(self.fragment_similarity(image, text), image, text)
-
-    def fragment_similarity(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
-        """S̃, [B_i, B_t, K+1, L+1]; row and column 0 are the dustbins."""
-        if self.dustbin == "scalar":
-            similarity = F.pad(_cosines(image.embeds, text.embeds), (1, 0, 1, 0))
-            border = torch.ones_like(similarity[0, 0])
-            border[1:, 1:] = 0
-            return similarity + border * self.dustbin_similarity.to(similarity.dtype)
-        if self.dustbin == "learned":
+    def sides(self, image: OmitFeatures, text: OmitFeatures) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        image_embeds, mu, text_embeds, nu = super().sides(image, text)
+        mu = _with_dustbin_mass(mu, image.mask[:, None])
+        nu = _with_dustbin_mass(nu.transpose(0, 1), text.mask[:, None]).transpose(0, 1)
+        if self.dustbin == "global":
+            image_dustbin, text_dustbin = image.pooled, text.pooled
+        elif self.dustbin == "learned":
             image_dustbin = F.normalize(self.image_dustbin, dim=-1, eps=1e-6).expand_as(image.pooled)
             text_dustbin = F.normalize(self.text_dustbin, dim=-1, eps=1e-6).expand_as(text.pooled)
         else:
-            image_dustbin, text_dustbin = image.pooled, text.pooled
-        return _cosines(_prepend(image_dustbin, image.embeds), _prepend(text_dustbin, text.embeds))
-
-    def _transport(self, similarity, image, text):
-        mu = _with_dustbin_mass(fragment_marginals(self.marginals, image, text), image.mask[:, None])
-        nu = _with_dustbin_mass(fragment_marginals(self.marginals, text, image), text.mask[:, None]).transpose(0, 1)
-        return sinkhorn(similarity, mu, nu, self.regularization, self.num_iterations)
-
-    def elements_per_pair(self, image: OmitFeatures, text: OmitFeatures) -> int:
-        return PLANS_IN_MEMORY * (image.embeds.shape[1] + 1) * (text.embeds.shape[1] + 1)
+            # Two more dimensions in which each dustbin has the similarity σ to everything of the other side:
+            # fragments (v, 1, 0) and (t, 0, 1), dustbins (0, 1, σ) and (0, σ, 0).
+            one = torch.ones_like(image.pooled[:1, :1])
+            zero, sigma = one * 0, one * self.dustbin_similarity.to(one.dtype)
+            image_embeds, text_embeds = _widened(image_embeds, one, zero), _widened(text_embeds, zero, one)
+            image_dustbin = _widened(image.pooled * 0, one, sigma)
+            text_dustbin = _widened(text.pooled * 0, sigma, zero)
+        return _prepend(image_dustbin, image_embeds), mu, _prepend(text_dustbin, text_embeds), nu
 
 
 MATCHING = {"omit": OmitMatching, "ot": OTMatching, "mean": MeanMatching}
@@ -174,7 +173,8 @@ def partial_sinkhorn_similarity(
         text_embeds, text_mask, text_pooled: T [B_t, L, D], its mask [B_t, L] and t̄ [B_t, D], likewise.
         regularization: λ > 0.
         num_iterations: n ≥ 1.
-        backend: `reference`, the readable implementation, or `auto`, the best at hand (so far the same).
+        backend: what computes it: `reference`, the readable implementation, `cpu`, `triton` (once `omit_hf.kernels` is
+            imported), or `auto`, the fastest that can serve these inputs on their device.
 
     Returns:
         [B_i, B_t], float32 (float64 for float64 inputs), in [−1, 1]. An image without a valid fragment or a caption
@@ -191,18 +191,18 @@ def partial_sinkhorn_similarity(
 
         The word and its dustbin look alike, so the first region's third of the mass goes to each of them by half.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"backend is {backend!r}; expected one of {', '.join(map(repr, BACKENDS))}.")
     image = _checked("image", image_embeds, image_mask, image_pooled)
     text = _checked("text", text_embeds, text_mask, text_pooled)
-    if image.embeds.shape[-1] != text.embeds.shape[-1]:
-        raise ValueError(
-            f"image_embeds are {image.embeds.shape[-1]} wide, text_embeds {text.embeds.shape[-1]}; expected the same."
-        )
-    similarity = _cosines(_prepend(image.pooled, image.embeds), _prepend(text.pooled, text.embeds))
-    mu = _with_dustbin_mass(_uniform(image), image.mask)[:, None]
-    nu = _with_dustbin_mass(_uniform(text), text.mask)[None, :]
-    return _matched(sinkhorn(similarity, mu, nu, regularization, num_iterations), similarity)
+    return transport_similarity(
+        _prepend(image.pooled, image.embeds),
+        _with_dustbin_mass(_uniform(image), image.mask)[:, None],
+        _prepend(text.pooled, text.embeds),
+        _with_dustbin_mass(_uniform(text), text.mask)[None, :],
+        regularization=regularization,
+        num_iterations=num_iterations,
+        dustbins=True,
+        backend=backend,
+    )
 
 
 def fragment_marginals(kind: str, side: OmitFeatures, other: OmitFeatures) -> Tensor:
@@ -249,7 +249,7 @@ def tiled_similarity(
     Returns:
         [B_i, B_t].
     """
-    pairs = max(1, memory_budget // (4 * head.elements_per_pair(image, text)))
+    pairs = max(1, memory_budget // (4 * max(1, head.elements_per_pair(image, text))))
     num_images, num_texts = len(image.embeds), len(text.embeds)
     if num_images * num_texts <= pairs:
         return head(image, text)
@@ -266,14 +266,13 @@ def tiled_similarity(
     )
 
 
-def _cosines(image: Tensor, text: Tensor) -> Tensor:
-    """⟨v, t⟩ of all fragments of all pairs, [B_i, B_t, K, L]."""
-    with torch.autocast(image.device.type, enabled=False):
-        return torch.einsum("ikd,tld->itkl", at_least_float32(image), at_least_float32(text))
-
-
 def _prepend(pooled: Tensor, embeds: Tensor) -> Tensor:
     return torch.cat([pooled[:, None], embeds], dim=1)
+
+
+def _widened(embeds: Tensor, *columns: Tensor) -> Tensor:
+    """Further dimensions, one number each, behind those of [B, D] or [B, K, D]."""
+    return torch.cat([embeds, *(column.expand(*embeds.shape[:-1], 1) for column in columns)], dim=-1)
 
 
 def _uniform(side: OmitFeatures) -> Tensor:
@@ -291,11 +290,6 @@ def _with_dustbin_mass(shares: Tensor, mask: Tensor) -> Tensor:
     """Marginals of K_valid fragments and a dustbin before them, which has 1 / (K_valid + 1) of the mass."""
     dustbin = 1 / (mask.sum(-1, keepdim=True) + 1).to(shares.dtype)
     return torch.cat([dustbin.expand(*shares.shape[:-1], 1), shares * (1 - dustbin)], dim=-1)
-
-
-def _matched(plan: Tensor, similarity: Tensor) -> Tensor:
-    """Σ P̃ S̃ over the local-to-local block."""
-    return (plan * similarity)[..., 1:, 1:].sum((-2, -1))
 
 
 def _checked(side: str, embeds: Tensor, mask: Tensor | None, pooled: Tensor) -> OmitFeatures:

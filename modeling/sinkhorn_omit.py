@@ -79,7 +79,7 @@ def sinkhorn(
             log_plan = log_plan.log_softmax(-2) + log_nu.unsqueeze(-2)
             plan = log_plan.exp()
             # passes that scale it to diag(a) · plan · diag(b)
-            a, b = torch.ones_like(plan[..., 0]), torch.ones_like(plan[..., 0, :])
+            a, b = plan.new_ones(plan.shape[:-1]), plan.new_ones(*plan.shape[:-2], plan.shape[-1])
             for _ in range(min(LOG_PASS_EVERY, num_iterations - done) - 1):
                 a = mu / torch.where(has_row, (plan @ b.unsqueeze(-1)).squeeze(-1), 1)
                 b = nu / torch.where(has_column, (a.unsqueeze(-2) @ plan).squeeze(-2), 1)

@@ -169,6 +169,20 @@ class TestInvariance:
             torch.testing.assert_close(similarity, results[0][0], rtol=1e-12, atol=1e-14)
             torch.testing.assert_close(gradients, results[0][1], rtol=1e-9, atol=1e-12)
 
+    def test_autocast_does_not_reach_the_score(self, name, options):
+        head = head_of(name, **options).float()
+        image, text = features(1, [5, 2], dtype=torch.float32), features(2, [4, 3, 1], dtype=torch.float32)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            similarity = head(image, text)
+        assert torch.equal(similarity, head(image, text))
+
+    def test_no_slot_at_all(self, name, options):
+        """An empty caption, as a tokenizer without special tokens makes it."""
+        head = head_of(name, **options)
+        image, text = features(1, [5, 2]), features(2, [0])
+        assert text.embeds.shape[1] == 0
+        assert (tiled_similarity(head, image, text) == 0).all()
+
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
     def test_always_a_number(self, name, options, dtype):
         """Forward and backward, also for a caption without a word and an image without a fragment."""

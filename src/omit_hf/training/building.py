@@ -17,6 +17,7 @@ SHARED_FIELDS = (
     "num_iterations",
     "dustbin",
     "marginals",
+    "backend",
     "loss",
     "margin",
     "logit_scale_init_value",

@@ -57,6 +57,9 @@ class Recipe:
     marginals: Literal["uniform", "norm", "self_global", "cross_global"] = option(
         "uniform", "How a side's mass is shared out among its fragments."
     )
+    backend: Literal["auto", "reference", "cpu", "triton"] = option(
+        "auto", "What computes the transport: the fastest on the device, or one by name."
+    )
     text_pooling: Literal["mean", "cls", "last"] | None = option(
         None, "Global feature of a caption; by default what the tokenizer suggests (CLS, else EOS, else the mean)."
     )

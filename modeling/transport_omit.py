@@ -1,0 +1,140 @@
+"""The score of transport, Σ P S, for every image and caption: its definition, and the choice of what computes it.
+
+A side comes as *rows*, its fragments with its dustbin (if any) before them, and the mass of each row. Everything that a
+head adds (what the dustbin is, how the mass is shared out) is in these; a backend only transports.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .packed_omit import packed_limit, packed_similarity
+from .sinkhorn_omit import at_least_float32, sinkhorn
+
+logger = logging.getLogger(__name__)
+
+
+class Backend(NamedTuple):
+    """One way to compute `transport_similarity`.
+
+    Args:
+        similarity: takes the arguments of `transport_similarity` but `backend`, checked.
+        limit: takes the same, and tells why it cannot serve them; None if it can.
+    """
+
+    similarity: Callable[..., Tensor]
+    limit: Callable[..., str | None]
+
+
+def transport_similarity(
+    image_rows: Tensor,
+    image_mass: Tensor,
+    text_rows: Tensor,
+    text_mass: Tensor,
+    *,
+    regularization: float,
+    num_iterations: int,
+    dustbins: bool,
+    backend: str = "auto",
+) -> Tensor:
+    """Score of every image and caption, Σ P S over fragments, where P is the plan of [`sinkhorn`] (sections 1 and 2).
+
+    Args:
+        image_rows: [B_i, R, D]. A row without mass must be finite, and plays no part.
+        image_mass: marginals μ, [B_i, 1, R], or [B_i, B_t, R] where they depend on the caption. Each sums to 1, or is
+            all zero.
+        text_rows: [B_t, C, D], likewise.
+        text_mass: marginals ν, [1, B_t, C] or [B_i, B_t, C].
+        regularization: λ > 0.
+        num_iterations: n ≥ 1.
+        dustbins: whether the first row of each side is a dustbin, which is left out of the sum.
+        backend: name of one of `BACKENDS`, or `auto`: on a CPU `cpu`; elsewhere the fastest that is registered and
+            can serve these inputs. Why is logged, at level DEBUG; a fallback at level INFO.
+
+    Returns:
+        [B_i, B_t], float32 (float64 if an input is float64); 0 where a side has no mass.
+
+    Raises:
+        ValueError: for λ ≤ 0, n < 1, sides of unequal type, device or width, an unknown backend, or one that was asked
+            for by name and cannot serve the inputs.
+    """
+    if not regularization > 0:
+        raise ValueError(f"regularization is {regularization}; expected a number greater than 0 (the paper uses 0.02).")
+    if num_iterations < 1:
+        raise ValueError(f"num_iterations is {num_iterations}; expected at least 1 (the paper uses 3).")
+    if image_rows.shape[-1] != text_rows.shape[-1]:
+        raise ValueError(
+            f"image_embeds are {image_rows.shape[-1]} wide, text_embeds {text_rows.shape[-1]}; expected the same."
+        )
+    for what in ("dtype", "device"):
+        ours, theirs = getattr(image_rows, what), getattr(text_rows, what)
+        if ours != theirs:
+            raise ValueError(f"The images' {what} is {ours}, the captions' {theirs}; expected the same.")
+    arguments = (image_rows, image_mass, text_rows, text_mass)
+    options = {"regularization": regularization, "num_iterations": num_iterations, "dustbins": dustbins}
+    with torch.autocast(image_rows.device.type, enabled=False):
+        return _backend(backend, arguments, options).similarity(*arguments, **options)
+
+
+def row_similarity(image_rows: Tensor, text_rows: Tensor) -> Tensor:
+    """S = ⟨v, t⟩ of all rows of all pairs, [B_i, B_t, R, C]."""
+    with torch.autocast(image_rows.device.type, enabled=False):
+        return torch.einsum("ird,tcd->itrc", at_least_float32(image_rows), at_least_float32(text_rows))
+
+
+def reference_similarity(
+    image_rows: Tensor,
+    image_mass: Tensor,
+    text_rows: Tensor,
+    text_mass: Tensor,
+    *,
+    regularization: float,
+    num_iterations: int,
+    dustbins: bool,
+) -> Tensor:
+    """The definition, in as many lines; the other backends are measured against it."""
+    similarity = row_similarity(image_rows, text_rows)
+    plan = sinkhorn(similarity, image_mass, text_mass, regularization, num_iterations)
+    first = int(dustbins)
+    return (plan * similarity)[..., first:, first:].sum((-2, -1))
+
+
+def register_backend(name: str, backend: Backend) -> None:
+    """Make a backend known; `auto` tries the last one registered first, on devices other than a CPU."""
+    BACKENDS[name] = backend
+
+
+BACKENDS = {
+    "reference": Backend(reference_similarity, lambda *_, **__: None),
+    "cpu": Backend(packed_similarity, packed_limit),
+}
+
+
+def _backend(name: str, arguments: tuple, options: dict) -> Backend:
+    if name == "auto":
+        on_cpu = arguments[0].device.type == "cpu"
+        candidates = ["cpu"] if on_cpu else [name for name in reversed(BACKENDS) if name not in ("cpu", "reference")]
+        for candidate in candidates:
+            reason = BACKENDS[candidate].limit(*arguments, **options)
+            if reason is None:
+                logger.debug("Transport on %s by backend %r.", arguments[0].device, candidate)
+                return BACKENDS[candidate]
+            logger.info("Backend %r cannot be used: %s", candidate, reason)
+        logger.debug("Transport on %s by backend 'reference'.", arguments[0].device)
+        return BACKENDS["reference"]
+    if name not in BACKENDS:
+        known = ", ".join(map(repr, ["auto", *BACKENDS]))
+        hint = " (import omit_hf.kernels to have 'triton')" if name == "triton" else ""
+        raise ValueError(f"backend is {name!r}; expected one of {known}{hint}.")
+    reason = BACKENDS[name].limit(*arguments, **options)
+    if reason is not None:
+        raise ValueError(f"backend {name!r} cannot be used: {reason} backend='auto' chooses one that can.")
+    return BACKENDS[name]
+
+
+def keeps_plans(name: str, device: torch.device) -> bool:
+    """Whether a backend is likely to hold the plans of all pairs in memory, so that a caller had better tile them."""
+    return name == "reference" or (name == "auto" and device.type != "cpu" and len(BACKENDS) == 2)

@@ -1,0 +1,234 @@
+"""The backends of transport against the reference in float64, which is the truth here; its own tests are elsewhere."""
+
+import logging
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from omit_hf import sinkhorn
+from omit_hf.modeling import packed_omit
+from omit_hf.modeling.transport_omit import BACKENDS, row_similarity, transport_similarity
+
+EPSILON = {torch.float64: 1e-11, torch.float32: 2e-6}
+
+
+def side(seed, counts, padding, width, uneven, others):
+    """Rows of items of which so many have mass, at random places, and their mass in every pair."""
+    generator = torch.Generator().manual_seed(seed)
+    slots = max(counts) + padding
+    rows = F.normalize(torch.randn(len(counts), slots, width, generator=generator, dtype=torch.float64), dim=-1)
+    mass = torch.zeros(len(counts), others, slots, dtype=torch.float64)
+    for each, count in zip(mass, counts, strict=True):
+        each[:, torch.randperm(slots, generator=generator)[:count]] = 1
+    if uneven:
+        mass = mass * (0.2 + torch.rand(mass.shape, generator=generator, dtype=torch.float64))
+    return rows, mass / mass.sum(-1, keepdim=True).clamp_min(1e-9)
+
+
+def problem(seed, image_counts, text_counts, padding=1, width=24, uneven=False, pairwise=False):
+    others = (len(text_counts), len(image_counts)) if pairwise else (1, 1)
+    image_rows, image_mass = side(seed, image_counts, padding, width, uneven, others[0])
+    text_rows, text_mass = side(seed + 1, text_counts, padding, width, uneven, others[1])
+    return image_rows, image_mass, text_rows, text_mass.transpose(0, 1)
+
+
+def score_and_gradients(backend, arguments, weights, **options):
+    arguments = [each.detach().requires_grad_() for each in arguments]
+    score = transport_similarity(*arguments, backend=backend, **options)
+    return score.detach(), torch.autograd.grad((score * weights.to(score.dtype)).sum(), arguments)
+
+
+def assert_parity(backend, arguments, dtype, weights, **options):
+    """Scores to 2e-6/λ of Σ P |S|; gradients to 2e-5/λ of their norm, or of that of what comes in, where terms cancel."""
+    rounded = [each.to(dtype) for each in arguments]
+    exact = [each.double() for each in rounded]
+    truth, true_gradients = score_and_gradients("reference", exact, weights, **options)
+    score, gradients = score_and_gradients(backend, rounded, weights, **options)
+    assert score.dtype == dtype
+    similarity = row_similarity(exact[0], exact[2])
+    plan = sinkhorn(similarity, exact[1], exact[3], options["regularization"], options["num_iterations"])
+    scale = (plan * similarity.abs()).sum((-2, -1))
+    bound = EPSILON[dtype] / options["regularization"]
+    assert ((score - truth).abs() <= bound * scale).all()
+    for name, ours, theirs in zip(("images", "μ", "captions", "ν"), gradients, true_gradients, strict=True):
+        assert ours.isfinite().all(), name
+        assert (ours - theirs).norm() <= 10 * bound * (theirs.norm() + 0.1 * weights.norm()), name
+
+
+counts = st.lists(st.integers(0, 7), min_size=1, max_size=5)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    image_counts=counts,
+    text_counts=counts,
+    padding=st.integers(0, 2),
+    uneven=st.booleans(),
+    pairwise=st.booleans(),
+    dustbins=st.booleans(),
+    regularization=st.floats(0.01, 1),
+    num_iterations=st.integers(1, 50),
+    sparse=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_cpu_is_the_reference(
+    seed, image_counts, text_counts, padding, uneven, pairwise, dustbins, regularization, num_iterations, sparse, dtype
+):
+    """Scores and all four gradients; where few pairs have a gradient, by the way that visits only those."""
+    arguments = problem(seed, image_counts, text_counts, padding, uneven=uneven, pairwise=pairwise)
+    weights = torch.randn(
+        len(image_counts), len(text_counts), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
+    if sparse:
+        kept = torch.zeros_like(weights)
+        kept.view(-1)[seed % kept.numel()] = 1
+        weights *= kept
+    options = {"regularization": regularization, "num_iterations": num_iterations, "dustbins": dustbins}
+    assert_parity("cpu", arguments, dtype, weights, **options)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_many_tiles_are_one(monkeypatch, sparse):
+    """With tiles so small that blocks, runs of captions and chunks of pairs all end unevenly."""
+    arguments = problem(0, [5, 3, 5, 4, 0, 2, 5], [4, 4, 4, 1, 7, 4, 4, 0, 4, 6, 6], uneven=True)
+    weights = torch.randn(7, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    if sparse:
+        weights[torch.rand(7, 11, generator=torch.Generator().manual_seed(1)) < 0.9] = 0
+    options = {"regularization": 0.05, "num_iterations": 3, "dustbins": True}
+    whole = score_and_gradients("cpu", arguments, weights, **options)
+    monkeypatch.setattr(packed_omit, "IMAGES_PER_TILE", 3)
+    monkeypatch.setattr(packed_omit, "TILE_ENTRIES", 150)
+    monkeypatch.setattr(packed_omit, "PAIRS_ENTRIES", 700)
+    torch.testing.assert_close(score_and_gradients("cpu", arguments, weights, **options), whole)
+    assert_parity("cpu", arguments, torch.float64, weights, **options)
+
+
+def test_a_tile_that_leaves_float32_is_done_in_float64(monkeypatch):
+    """A column that no row likes: what reaches it is e^-110 of the rest, too little for float32."""
+    image_rows = torch.tensor([[[1.0, 0, 0], [1, 0, 0], [1, 0, 0]]], dtype=torch.float64)
+    text_rows = torch.tensor([[[1.0, 0, 0], [-1, 0, 0], [0.6, 0.8, 0]]], dtype=torch.float64)
+    mass = torch.full((1, 1, 3), 1 / 3, dtype=torch.float64)
+    types = []
+    iterate = packed_omit._Problem.iterate
+    monkeypatch.setattr(
+        packed_omit._Problem, "iterate", lambda *arguments: types.append(arguments[-1]) or iterate(*arguments)
+    )
+    options = {"regularization": 1 / 55, "num_iterations": 5, "dustbins": False}
+    assert_parity("cpu", (image_rows, mass, text_rows, mass), torch.float32, torch.ones(1, 1), **options)
+    assert types == [torch.float32, torch.float64] * 2  # forward and backward
+    types.clear()
+    transport_similarity(
+        *(each.float() for each in (image_rows, mass, text_rows, mass)), **options | {"regularization": 0.1}
+    )
+    assert types == [torch.float32]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_no_worse_than_the_reference(dtype):
+    arguments = problem(3, [6, 4, 5], [5, 3, 2], dtype == torch.bfloat16)
+    options = {"regularization": 0.02, "num_iterations": 3, "dustbins": True}
+    truth = transport_similarity(*arguments, backend="reference", **options)
+    rows = [arguments[0].to(dtype), arguments[1].float(), arguments[2].to(dtype), arguments[3].float()]
+    eager, ours = (transport_similarity(*rows, backend=backend, **options) for backend in ("reference", "cpu"))
+    assert ours.dtype == torch.float32
+    assert (ours - truth).abs().max() <= 1.1 * (eager - truth).abs().max()
+
+
+@pytest.mark.parametrize(("image_counts", "text_counts"), [([0, 0], [3, 1]), ([2, 4], [0, 0]), ([0], [0])])
+def test_nothing_to_transport(image_counts, text_counts):
+    arguments = problem(4, image_counts, text_counts, 2)
+    weights = torch.ones(len(image_counts), len(text_counts))
+    options = {"regularization": 0.1, "num_iterations": 2, "dustbins": False}
+    score, gradients = score_and_gradients("cpu", arguments, weights, **options)
+    assert (score == 0).all()
+    assert all((each == 0).all() for each in gradients)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("images", [0, 2])
+def test_an_empty_side(backend, images):
+    image_rows, image_mass, text_rows, text_mass = problem(5, [3, 2], [4, 1, 2])
+    arguments = (
+        image_rows[:images],
+        image_mass[:images],
+        text_rows[: 3 * (images == 0)],
+        text_mass[:, : 3 * (images == 0)],
+    )
+    score = transport_similarity(*arguments, regularization=0.1, num_iterations=2, dustbins=True, backend=backend)
+    assert score.shape == (images, 3 * (images == 0))
+
+
+def test_strided_inputs_and_inputs_without_gradient():
+    arguments = problem(6, [4, 3, 2], [5, 2])
+    options = {"regularization": 0.1, "num_iterations": 3, "dustbins": True}
+    expected = transport_similarity(*arguments, **options)
+    strided = [each.mT.contiguous().mT for each in arguments]
+    assert not strided[0].is_contiguous()
+    torch.testing.assert_close(transport_similarity(*strided, **options), expected)
+    text_rows = arguments[2].clone().requires_grad_()
+    score = transport_similarity(arguments[0], arguments[1], text_rows, arguments[3], **options)
+    score.sum().backward()
+    assert text_rows.grad.isfinite().all()
+
+
+def test_the_transport_of_a_compiled_model_under_autocast(model, inputs):
+    expected = model(**inputs).similarity
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        close = model(**inputs).similarity
+    assert close.dtype == torch.float32
+    assert (close - expected).abs().max() < 0.1
+    compiled = torch.compile(model.matching, backend="eager")
+    image, text = model.get_image_features(inputs["pixel_values"]), None
+    text = model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+    torch.testing.assert_close(compiled(image, text), expected)
+
+
+def test_auto_falls_back_and_says_why(caplog):
+    arguments = [each.float() for each in problem(7, [3, 2], [4, 1])]
+    options = {"regularization": 0.002, "num_iterations": 3, "dustbins": True}
+    with caplog.at_level(logging.INFO):
+        score = transport_similarity(*arguments, **options)
+    assert "Backend 'cpu' cannot be used: similarity / regularization may reach 500, and it takes 320." in caplog.text
+    assert torch.equal(score, transport_similarity(*arguments, backend="reference", **options))
+    with pytest.raises(ValueError, match="backend 'cpu' cannot be used: .* reach 500.*backend='auto' chooses one"):
+        transport_similarity(*arguments, backend="cpu", **options)
+
+
+def test_mass_in_some_pairs_alone_is_for_the_reference():
+    image_rows, image_mass, text_rows, text_mass = problem(8, [3, 2], [4, 1], pairwise=True)
+    image_mass = image_mass.clone()
+    image_mass[0, 1] = 0
+    arguments, options = (image_rows, image_mass, text_rows, text_mass), {"num_iterations": 3, "dustbins": True}
+    with pytest.raises(ValueError, match="an item has mass in some of its pairs and none in others"):
+        transport_similarity(*arguments, regularization=0.1, backend="cpu", **options)
+    assert transport_similarity(*arguments, regularization=0.1, **options)[0, 1] == 0
+
+
+def test_not_a_number_stays_one():
+    image_rows, *others = problem(9, [3, 2], [4, 1])
+    image_rows[0, 0, 0] = torch.nan
+    score = transport_similarity(image_rows, *others, regularization=0.1, num_iterations=3, dustbins=True)
+    assert score[0].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"text_rows": torch.ones(2, 5, 24)},
+            r"dtype is torch.float64, the captions' torch.float32; expected the same",
+        ),
+        ({"backend": "triton"}, r"backend is 'triton'; expected one of 'auto', .*import omit_hf.kernels"),
+        ({"backend": "gpu"}, "backend is 'gpu'; expected one of 'auto', 'reference', 'cpu'"),
+    ],
+)
+def test_bad_input(changes, message, monkeypatch):
+    monkeypatch.delitem(BACKENDS, "triton", raising=False)
+    names = ("image_rows", "image_mass", "text_rows", "text_mass")
+    arguments = dict(zip(names, problem(10, [3, 2], [4, 1]), strict=True))
+    with pytest.raises(ValueError, match=message):
+        transport_similarity(**{**arguments, "regularization": 0.1, "num_iterations": 3, "dustbins": True, **changes})
