@@ -79,13 +79,14 @@ class OTMatching(nn.Module):
         self.marginals = config.marginals
         self.backend = config.backend
 
-    def forward(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
+    def forward(self, image: OmitFeatures, text: OmitFeatures, product: str = "float32") -> Tensor:
         return transport_similarity(
             *self.sides(image, text),
             regularization=self.regularization,
             num_iterations=self.num_iterations,
             dustbins=self.dustbins,
             backend=self.backend,
+            product=product,
         )
 
     def transport_plan(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
@@ -234,7 +235,11 @@ def fragment_marginals(kind: str, side: OmitFeatures, other: OmitFeatures) -> Te
 
 
 def tiled_similarity(
-    head: nn.Module, image: OmitFeatures, text: OmitFeatures, memory_budget: int = DEFAULT_MEMORY_BUDGET
+    head: nn.Module,
+    image: OmitFeatures,
+    text: OmitFeatures,
+    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    product: str = "float32",
 ) -> Tensor:
     """A head's similarity for any number of images and captions, tile by tile.
 
@@ -245,12 +250,19 @@ def tiled_similarity(
         head: one of `MATCHING`.
         image, text: features of B_i images and B_t captions.
         memory_budget: bytes for the intermediate results of a tile; one pair at least is scored at a time.
+        product: type of the product of a head that transports; see `transport_similarity`.
 
     Returns:
         [B_i, B_t].
     """
     pairs = max(1, memory_budget // (4 * max(1, head.elements_per_pair(image, text))))
     num_images, num_texts = len(image.embeds), len(text.embeds)
+    if product != "float32":
+        if not isinstance(head, OTMatching):
+            raise ValueError(
+                f"product is {product!r}, which heads that transport take; {type(head).__name__} does not."
+            )
+        head = functools.partial(head, product=product)
     if num_images * num_texts <= pairs:
         return head(image, text)
     texts = min(num_texts, max(1, math.isqrt(pairs)))

@@ -25,6 +25,7 @@ from .encoders_omit import (
 )
 from .losses_omit import gather_with_gradient, info_nce_loss, triplet_loss
 from .matching_omit import DEFAULT_MEMORY_BUDGET, MATCHING, OmitFeatures, OmitMatching, tiled_similarity
+from .search_omit import TopK, topk_similarity
 from .sinkhorn_omit import at_least_float32
 
 MAX_LOGIT_SCALE = math.log(100)
@@ -198,15 +199,39 @@ class OmitModel(OmitPreTrainedModel):
             norms=fragments.norm(dim=-1),
         )
 
-    def similarity(self, image: OmitFeatures, text: OmitFeatures, memory_budget: int = DEFAULT_MEMORY_BUDGET) -> Tensor:
+    def similarity(
+        self,
+        image: OmitFeatures,
+        text: OmitFeatures,
+        memory_budget: int = DEFAULT_MEMORY_BUDGET,
+        product: str = "float32",
+    ) -> Tensor:
         """Similarity of every image and every caption, [B_i, B_t], in tiles of bounded memory; differentiable.
 
         Args:
             image: from `get_image_features`, B_i images.
             text: from `get_text_features`, B_t captions.
             memory_budget: bytes for the intermediate results of a tile.
+            product: `bfloat16` or `int8` to multiply the cosines out faster and more coarsely, on a CPU and without
+                gradient (`omit`, `ot`).
         """
-        return tiled_similarity(self.matching, image, text, memory_budget)
+        return tiled_similarity(self.matching, image, text, memory_budget, product)
+
+    def topk(self, image: OmitFeatures, text: OmitFeatures, k: int, dim: int = 1) -> TopK:
+        """The k best captions of every image (`dim=1`), or images of every caption (`dim=0`): the same as
+        `similarity(image, text).topk(k, dim)`, up to the order of equals, but without the whole matrix and without
+        scoring pairs that an upper bound rules out.
+
+        Args:
+            image: from `get_image_features`, B_i images.
+            text: from `get_text_features`, B_t captions.
+            k: how many, from 1 to the number of candidates.
+            dim: of the candidates, as in `torch.topk`.
+
+        Returns:
+            `values` and `indices`, [B_i, k] for `dim=1` and, an item a row here too, [B_t, k] for `dim=0`.
+        """
+        return topk_similarity(self.matching, image, text, k, dim)
 
     @can_return_tuple
     def forward(

@@ -14,6 +14,8 @@ from torch import Tensor
 from .packed_omit import packed_limit, packed_similarity
 from .sinkhorn_omit import at_least_float32, sinkhorn
 
+REDUCED_PRODUCTS = ("bfloat16", "int8")
+
 logger = logging.getLogger(__name__)
 
 
@@ -39,6 +41,7 @@ def transport_similarity(
     num_iterations: int,
     dustbins: bool,
     backend: str = "auto",
+    product: str = "float32",
 ) -> Tensor:
     """Score of every image and caption, Σ P S over fragments, where P is the plan of [`sinkhorn`] (sections 1 and 2).
 
@@ -53,13 +56,15 @@ def transport_similarity(
         dustbins: whether the first row of each side is a dustbin, which is left out of the sum.
         backend: name of one of `BACKENDS`, or `auto`: on a CPU `cpu`; elsewhere the fastest that is registered and
             can serve these inputs. Why is logged, at level DEBUG; a fallback at level INFO.
+        product: type in which the cosines are multiplied out, `float32`, or, faster and coarser, `bfloat16` or `int8`;
+            all that follows is float32. For scoring with backend `cpu`: there is no gradient then.
 
     Returns:
         [B_i, B_t], float32 (float64 if an input is float64); 0 where a side has no mass.
 
     Raises:
         ValueError: for λ ≤ 0, n < 1, sides of unequal type, device or width, an unknown backend, or one that was asked
-            for by name and cannot serve the inputs.
+            for by name and cannot serve the inputs; for a reduced product elsewhere than on a CPU, or with gradient.
     """
     if not regularization > 0:
         raise ValueError(f"regularization is {regularization}; expected a number greater than 0 (the paper uses 0.02).")
@@ -75,6 +80,9 @@ def transport_similarity(
             raise ValueError(f"The images' {what} is {ours}, the captions' {theirs}; expected the same.")
     arguments = (image_rows, image_mass, text_rows, text_mass)
     options = {"regularization": regularization, "num_iterations": num_iterations, "dustbins": dustbins}
+    if product != "float32":
+        _check_product(product, backend, arguments)
+        backend, options["product"] = "cpu", product
     with torch.autocast(image_rows.device.type, enabled=False):
         return _backend(backend, arguments, options).similarity(*arguments, **options)
 
@@ -133,6 +141,18 @@ def _backend(name: str, arguments: tuple, options: dict) -> Backend:
     if reason is not None:
         raise ValueError(f"backend {name!r} cannot be used: {reason} backend='auto' chooses one that can.")
     return BACKENDS[name]
+
+
+def _check_product(product: str, backend: str, arguments: tuple) -> None:
+    if product not in REDUCED_PRODUCTS:
+        known = ", ".join(map(repr, ["float32", *REDUCED_PRODUCTS]))
+        raise ValueError(f"product is {product!r}; expected one of {known}.")
+    if backend not in ("auto", "cpu") or arguments[0].device.type != "cpu":
+        raise ValueError(
+            f"product {product!r} is for backend 'cpu' on a CPU; this is backend {backend!r} on {arguments[0].device}."
+        )
+    if torch.is_grad_enabled() and any(each.requires_grad for each in arguments):
+        raise ValueError(f"product {product!r} has no gradient; score under torch.inference_mode(), or use 'float32'.")
 
 
 def keeps_plans(name: str, device: torch.device) -> bool:

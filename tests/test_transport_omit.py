@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omit_hf import sinkhorn
-from omit_hf.modeling import packed_omit
+from omit_hf.modeling import tiles_omit
 from omit_hf.modeling.transport_omit import BACKENDS, row_similarity, transport_similarity
 
 EPSILON = {torch.float64: 1e-11, torch.float32: 2e-6}
@@ -42,7 +42,7 @@ def score_and_gradients(backend, arguments, weights, **options):
 
 
 def assert_parity(backend, arguments, dtype, weights, **options):
-    """Scores to 2e-6/λ of Σ P |S|; gradients to 2e-5/λ of their norm, or of that of what comes in, where terms cancel."""
+    """Scores to 2e-6/λ of Σ P |S|; gradients to 2e-5/λ of their norm, or of what comes in where they cancel."""
     rounded = [each.to(dtype) for each in arguments]
     exact = [each.double() for each in rounded]
     truth, true_gradients = score_and_gradients("reference", exact, weights, **options)
@@ -100,9 +100,9 @@ def test_many_tiles_are_one(monkeypatch, sparse):
         weights[torch.rand(7, 11, generator=torch.Generator().manual_seed(1)) < 0.9] = 0
     options = {"regularization": 0.05, "num_iterations": 3, "dustbins": True}
     whole = score_and_gradients("cpu", arguments, weights, **options)
-    monkeypatch.setattr(packed_omit, "IMAGES_PER_TILE", 3)
-    monkeypatch.setattr(packed_omit, "TILE_ENTRIES", 150)
-    monkeypatch.setattr(packed_omit, "PAIRS_ENTRIES", 700)
+    monkeypatch.setattr(tiles_omit, "IMAGES_PER_TILE", 3)
+    monkeypatch.setattr(tiles_omit, "TILE_ENTRIES", 150)
+    monkeypatch.setattr(tiles_omit, "PAIRS_ENTRIES", 700)
     torch.testing.assert_close(score_and_gradients("cpu", arguments, weights, **options), whole)
     assert_parity("cpu", arguments, torch.float64, weights, **options)
 
@@ -113,9 +113,9 @@ def test_a_tile_that_leaves_float32_is_done_in_float64(monkeypatch):
     text_rows = torch.tensor([[[1.0, 0, 0], [-1, 0, 0], [0.6, 0.8, 0]]], dtype=torch.float64)
     mass = torch.full((1, 1, 3), 1 / 3, dtype=torch.float64)
     types = []
-    iterate = packed_omit._Problem.iterate
+    iterate = tiles_omit.PackedProblem.iterate
     monkeypatch.setattr(
-        packed_omit._Problem, "iterate", lambda *arguments: types.append(arguments[-1]) or iterate(*arguments)
+        tiles_omit.PackedProblem, "iterate", lambda *arguments: types.append(arguments[-1]) or iterate(*arguments)
     )
     options = {"regularization": 1 / 55, "num_iterations": 5, "dustbins": False}
     assert_parity("cpu", (image_rows, mass, text_rows, mass), torch.float32, torch.ones(1, 1), **options)
@@ -232,3 +232,31 @@ def test_bad_input(changes, message, monkeypatch):
     arguments = dict(zip(names, problem(10, [3, 2], [4, 1]), strict=True))
     with pytest.raises(ValueError, match=message):
         transport_similarity(**{**arguments, "regularization": 0.1, "num_iterations": 3, "dustbins": True, **changes})
+
+
+@pytest.mark.parametrize(("product", "bound"), [("bfloat16", 4e-3), ("int8", 1e-2)])
+def test_a_reduced_product_errs_by_the_rounding_of_the_cosines(product, bound):
+    """bfloat16 rounds a cosine to 2^-9 of itself, int8 each of the 24 coordinates to 1/254 of the largest."""
+    arguments = [each.float() for each in problem(11, [6, 4, 5, 1], [5, 3, 2, 7], uneven=True)]
+    options = {"regularization": 0.5, "num_iterations": 3, "dustbins": True}
+    expected = transport_similarity(*arguments, **options)
+    score = transport_similarity(*arguments, **options, product=product)
+    assert score.dtype == torch.float32
+    assert 0 < (score - expected).abs().max() < bound
+
+
+def test_a_reduced_product_where_there_is_none(model, inputs):
+    arguments = [each.float() for each in problem(12, [3, 2], [4, 1])]
+    options = {"regularization": 0.1, "num_iterations": 3, "dustbins": True}
+    with pytest.raises(ValueError, match="product is 'int4'; expected one of 'float32', 'bfloat16', 'int8'"):
+        transport_similarity(*arguments, **options, product="int4")
+    with pytest.raises(ValueError, match="product 'int8' is for backend 'cpu' on a CPU; this is backend 'reference'"):
+        transport_similarity(*arguments, **options, product="int8", backend="reference")
+    arguments[0].requires_grad_()
+    with pytest.raises(ValueError, match="product 'int8' has no gradient; score under torch.inference_mode"):
+        transport_similarity(*arguments, **options, product="int8")
+    image = model.get_image_features(inputs["pixel_values"])
+    text = model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+    with torch.inference_mode():
+        close = model.similarity(image, text, product="bfloat16")
+    assert (close - model.similarity(image, text)).abs().max() < 0.05
