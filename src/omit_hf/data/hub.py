@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+import pyarrow as pa
 from datasets import Dataset, DatasetDict, IterableDatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
@@ -124,7 +125,7 @@ def _load(source: str, name: str | None, revision: str | None, streaming: bool):
         raise FileNotFoundError(
             f"{source} is no folder here, and no data set that you can read on the Hub (hf auth login?): {error}"
         ) from error
-    except DatasetGenerationError as error:
+    except (DatasetGenerationError, pa.ArrowInvalid) as error:
         raise ValueError(f"{source} cannot be read: {error.__cause__ or error}") from error
 
 

@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 from datasets.features.features import register_feature
+from datasets.table import array_cast
 
 
 @dataclass
@@ -37,6 +38,9 @@ class NpyRow:
 
     def __call__(self) -> pa.DataType:
         return self.pa_type
+
+    def cast_storage(self, storage: pa.StructArray) -> pa.StructArray:
+        return array_cast(storage, self.pa_type)
 
     def encode_example(self, value: dict) -> dict:
         if not (isinstance(value, dict) and value.keys() == {"path", "row"}):

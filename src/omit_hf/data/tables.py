@@ -1,7 +1,7 @@
 """From tables of `datasets`, with columns and splits of any name, to the schema of `omit_hf.data`."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,11 +9,9 @@ import pyarrow.compute as pc
 from datasets import (
     Dataset,
     DatasetDict,
-    Features,
     Image,
     IterableDataset,
     IterableDatasetDict,
-    List,
     Value,
     concatenate_datasets,
 )
@@ -131,7 +129,8 @@ def split_plan(found: Iterable[str], splits: dict | None) -> dict[str, list[str]
                 f"splits {listed(unknown)} are unknown; map them with the option splits: {{train: …, validation: …, "
                 f"test: …}}. The source has {listed(found)}."
             )
-        return {ours: theirs for ours in SPLITS if (theirs := [name for name in found if SPLIT_NAMES[name] == ours])}
+        usual = [name for name in SPLIT_NAMES if name in found]
+        return {ours: theirs for ours in SPLITS if (theirs := [name for name in usual if SPLIT_NAMES[name] == ours])}
     plan = {ours: [theirs] if isinstance(theirs, str) else list(theirs) for ours, theirs in splits.items()}
     named = [name for theirs in plan.values() for name in theirs]
     if not plan.keys() <= set(SPLITS) or not plan:
@@ -175,25 +174,24 @@ def tables_to_schema(
     if image_folder is not None:
         return _from_files(what, parts, sources, columns, plan, image_folder, problems)
 
-    data = {}
+    shaped = {}
     for name, table in sources.items():
-        rows = parts[name]
         problems += _pictures_outside(name, table, columns)
         if problems:
             continue
-        shaped = table.select_columns([columns.image, *columns.kept.values()])
-        shaped = shaped.rename_columns({columns.image: "image", **{old: new for new, old in columns.kept.items()}})
-        # Captions first and rows second: a table with chosen rows would be copied, pictures and all, to add a column.
-        shaped = shaped.add_column("captions", rows.captions, feature=FEATURES["captions"])
-        shaped = shaped.add_column("image_id", rows.ids, feature=FEATURES["image_id"]).cast_column("image", Image())
-        for ours, theirs in plan.items():
-            numbers = [n for n, label in enumerate(rows.labels) if label in theirs]
-            if numbers:
-                whole = len(numbers) == len(table)
-                data.setdefault(ours, []).append(shaped if whole else shaped.select(numbers))
+        rows = table.select_columns([columns.image, *columns.kept.values()])
+        rows = rows.rename_columns({columns.image: "image", **{old: new for new, old in columns.kept.items()}})
+        # Before rows are chosen: a table with chosen rows would be copied, pictures and all, to add a column.
+        rows = rows.add_column("captions", parts[name].captions, feature=FEATURES["captions"])
+        rows = rows.add_column("image_id", parts[name].ids, feature=FEATURES["image_id"])
+        shaped[name] = rows.cast_column("image", Image())
     if problems:
         raise DataError(what, problems)
-    return DatasetDict({ours: _named(concatenate_datasets(data[ours]), ours) for ours in plan})
+    data = {}
+    for ours, name, numbers in _chosen(plan, parts):
+        whole = len(numbers) == len(shaped[name])
+        data.setdefault(ours, []).append(shaped[name] if whole else shaped[name].select(numbers))
+    return DatasetDict({ours: _named(concatenate_datasets(rows), ours) for ours, rows in data.items()})
 
 
 def streams_to_schema(
@@ -275,6 +273,16 @@ def _gather(name: str, rows: _Rows, problems: list[str]) -> None:
             rows.captions[number], rows.labels[number] = [], None
 
 
+def _chosen(plan: dict[str, list[str]], parts: dict[str, _Rows]) -> Iterator[tuple[str, str, list[int]]]:
+    """The rows of each of our splits: its name, that of a table, and their numbers in it."""
+    for ours, theirs in plan.items():
+        for wanted in theirs:
+            for name, rows in parts.items():
+                numbers = [number for number, label in enumerate(rows.labels) if label == wanted]
+                if numbers:
+                    yield ours, name, numbers
+
+
 def _pictures_outside(name: str, table: Dataset, columns: Columns) -> list[str]:
     """Pictures that are not in the table itself: it could name any file of this machine."""
     feature = table.features[columns.image]
@@ -293,16 +301,12 @@ def _pictures_outside(name: str, table: Dataset, columns: Columns) -> list[str]:
 def _from_files(what, parts, sources, columns: Columns, plan, image_folder, problems) -> DatasetDict:
     files = PictureFiles(what, image_folder)
     files.problems += problems
-    ours_of = {theirs: ours for ours, names in plan.items() for theirs in names}
-    for name, table in sources.items():
-        rows = parts[name]
-        parts_of_path = [table[column] for column in columns.images]
-        for number, path in enumerate(zip(*parts_of_path, strict=True)):
-            if rows.labels[number] in ours_of:
-                split = ours_of[rows.labels[number]]
-                where, path = f"split {name!r} row {number}", "/".join(map(str, path))
-                image_id = path if columns.image_id is None else rows.ids[number]
-                files.add(where, split, path, rows.captions[number], image_id)
+    for ours, name, numbers in _chosen(plan, parts):
+        paths = list(zip(*(sources[name][column] for column in columns.images), strict=True))
+        for number in numbers:
+            path = "/".join(map(str, paths[number]))
+            image_id = path if columns.image_id is None else parts[name].ids[number]
+            files.add(f"split {name!r} row {number}", ours, path, parts[name].captions[number], image_id)
     return files.data(tuple(plan))
 
 
@@ -325,10 +329,9 @@ def _stream(what: str, name: str, stream: IterableDataset, columns: Columns) -> 
         image_id = f"{name}-{number}" if columns.image_id is None else str(row[columns.image_id])
         return {"image": picture, "captions": captions, "image_id": image_id}
 
-    stored = Features({**FEATURES, "image": Image(decode=False), "captions": List(Value("string"))})
     removed = stream.column_names or columns.names()
-    stream = stream.map(to_schema, with_indices=True, remove_columns=removed, features=stored)
-    return stream.cast_column("image", Image())
+    # With `features` given to it, map would leave pictures as they are stored.
+    return stream.map(to_schema, with_indices=True, remove_columns=removed).cast(FEATURES)
 
 
 def _named(rows: Dataset, split: str) -> Dataset:
