@@ -59,7 +59,7 @@ def main() -> None:
         if arguments.unreadable is not None:
             arguments.unreadable.write_text("".join(f"{each}\n" for each in unreadable), encoding="utf-8")
     if problems:
-        sys.exit("\n".join([f"error: {len(problems)} problems:", *problems]))
+        sys.exit("\n".join([f"error: {counted(problems)}:", *problems]))
     print("No problem found.")
     if arguments.sheet is not None:
         sheet(samples["train" if "train" in samples else next(iter(samples))]).save(arguments.sheet)
@@ -106,6 +106,10 @@ def sheet(rows: Dataset) -> Image.Image:
     return out
 
 
+def counted(problems: list[str]) -> str:
+    return f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
+
+
 def json_object(text: str) -> dict:
     try:
         value = json.loads(text)
@@ -120,6 +124,6 @@ if __name__ == "__main__":
     try:
         main()
     except DataError as error:  # all of it, where a message shows the first
-        sys.exit("\n".join([f"error: {error.what} has {len(error.problems)} problems:", *error.problems]))
+        sys.exit("\n".join([f"error: {error.what} has {counted(error.problems)}:", *error.problems]))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
