@@ -6,7 +6,6 @@
         --data_options '{"image_folder": "flickr30k-images"}'
 """
 
-import argparse
 import json
 import sys
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from transformers import HfArgumentParser
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.data import check_data, load_image_text
 from omit_hf.evaluation import evaluate_split, metrics_table
-from omit_hf.training import HelpFormatter, read_recipe_file, use_cpu_threads
+from omit_hf.training import HelpFormatter, json_object, read_recipe_file, use_cpu_threads
 
 
 @dataclass
@@ -61,16 +60,6 @@ def main() -> None:
     if arguments.json is not None and accelerator.is_main_process:
         Path(arguments.json).write_text(json.dumps(metrics, indent=2) + "\n")
     accelerator.end_training()
-
-
-def json_object(text: str) -> dict:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is {type(value).__name__}; expected names and values in {{}}")
-    return value
 
 
 def model_file(model: str, name: str) -> Path:

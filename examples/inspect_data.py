@@ -9,7 +9,6 @@ Exits with status 1 if anything would stop training.
 """
 
 import argparse
-import json
 import sys
 import textwrap
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from omit_hf.data import DataError, describe_split, find_problems, load_image_text, unreadable_images
 from omit_hf.data.pictures import open_picture, stored_pictures
+from omit_hf.training import json_object
 
 SHEET_WIDTH, PICTURE, MARGIN = 900, 160, 10  # pixels
 
@@ -108,16 +108,6 @@ def sheet(rows: Dataset) -> Image.Image:
 
 def counted(problems: list[str]) -> str:
     return f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
-
-
-def json_object(text: str) -> dict:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is {type(value).__name__}; expected names and values in {{}}")
-    return value
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import sources
@@ -46,16 +47,19 @@ def test_every_problem_is_listed(tmp_path):
         '{"file_name": "../link.png", "text": "a"}',
         "[1]",
         '{"file_name": "4.png", "text": [1]}',
+        '{"file_name": "5.png", "text": {"a": 1}}',
     ]
-    (folder / "train" / "metadata.jsonl").write_text("\n".join(lines))
-    with pytest.raises(ValueError, match="has 11 problems") as caught:
+    (folder / "train" / "metadata.jsonl").write_text("\n".join(["", *lines]))
+    with pytest.raises(ValueError, match="has 12 problems") as caught:
         load_image_text(folder)
     for number, problem in enumerate(
         ["no JSON", "no field 'text'", "not the expected", "(train/2.png): no caption", "(train/3.png): no caption"]
         + ["train/gone.png is missing", "lies outside", "train//etc/passwd is missing", "lies outside"]
-        + ["not the expected"] * 2
+        + ["not the expected"] * 3
     ):
-        assert any(f"line {number + 1}" in line and problem in line for line in caught.value.problems), problem
+        assert any(re.search(rf"line {number + 2}\b", line) and problem in line for line in caught.value.problems), (
+            problem
+        )
 
 
 def test_what_is_not_there(tmp_path):

@@ -71,7 +71,7 @@ def load_hub(
         ValueError: if the mapping does not fit the source, or with every problem of its rows.
     """
     mapping = Columns.declared(columns, captions_as)
-    if sum(option is not None for option in (splits, split_file)) > 1:
+    if splits is not None and split_file is not None:
         raise ValueError("splits and split_file are both given; expected one of them.")
     if split_column is not None and split_file is not None:
         raise ValueError("split_column and split_file are both given; expected one of them.")

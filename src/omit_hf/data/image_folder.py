@@ -38,10 +38,14 @@ def load_image_folder(folder: str | Path, caption_field: str = "text") -> Datase
             )
         first_lines, captions = {}, {}
         for number, line in enumerate(_lines(metadata), start=1):
+            if not line.strip():
+                continue
             where = f"{split}/{METADATA} line {number}"
             try:
                 entry = json.loads(line)
                 name, found = entry["file_name"], entry[caption_field]
+                if not isinstance(found, str | list):
+                    raise TypeError(f"{caption_field} is {found!r:.40}; expected a text or a list")
                 found = [tidy(caption) for caption in ([found] if isinstance(found, str) else found)]
                 first_lines.setdefault(name, where)
                 captions.setdefault(name, []).extend(found)
@@ -60,6 +64,6 @@ def load_image_folder(folder: str | Path, caption_field: str = "text") -> Datase
 def _lines(metadata: Path) -> list[str]:
     try:
         with metadata.open(encoding="utf-8", newline="\n") as lines:  # JSON may hold other separators as they are
-            return [line for line in lines if line.strip()]
+            return list(lines)
     except UnicodeDecodeError as error:
         raise ValueError(f"{metadata} is no UTF-8 text: {error}.") from error

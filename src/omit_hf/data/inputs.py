@@ -95,7 +95,7 @@ class ImageTextInputs:
             return open_picture(self._images[number]["image"])
         except Exception as error:
             raise ValueError(
-                f"Image {self._image_ids[number]!r} cannot be read: {error} Replace it, or leave out every such image "
+                f"Image {self._image_ids[number]!r} cannot be read: {error}; replace it, or leave out every such image "
                 "with the data option skip_unreadable."
             ) from error
 

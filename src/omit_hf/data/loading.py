@@ -59,16 +59,16 @@ def load_image_text(
         ValueError: if the source is none of these, or the loader has no such option; and what the loader raises.
     """
     load = loader_of(source)
-    known = list(inspect.signature(load).parameters)
-    known = known if load is load_scenes else known[1:]
+    known = dict(inspect.signature(load).parameters)
+    if load is not load_scenes:
+        known.pop(next(iter(known)))  # the source
     unknown = [name for name in options if name not in known]
     if unknown:
         raise ValueError(
             f"{load.__name__}, which reads {str(source)!r}, has no option {listed(unknown)}; expected some of "
             f"{', '.join([*known, 'exclude', 'skip_unreadable'])}."
         )
-    required = [name for name, each in inspect.signature(load).parameters.items() if each.default is each.empty][1:]
-    missing = [name for name in required if name not in options]
+    missing = [name for name, each in known.items() if each.default is each.empty and name not in options]
     if missing:
         raise ValueError(f"{load.__name__}, which reads {str(source)!r}, needs the option {listed(missing)}.")
     data = load(**options) if load is load_scenes else load(source, **options)

@@ -27,7 +27,7 @@ def open_picture(stored: dict) -> PIL.Image.Image:
     with PIL.Image.open(file) as picture:
         if picture.width * picture.height > MAX_PIXELS:
             raise ValueError(
-                f"it has {picture.width} x {picture.height} pixels; expected at most {MAX_PIXELS}. Scale it down."
+                f"it has {picture.width} x {picture.height} pixels; expected at most {MAX_PIXELS}, scaled down"
             )
     return Image().decode_example(stored).convert("RGB")
 

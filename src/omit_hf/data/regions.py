@@ -30,15 +30,15 @@ def load_regions(
     - optionally `{split}_boxes.npy` [N, K, 4], x0, y0, x1, y1 in pixels, with as many rows as the regions, and
       `{split}_img_sizes.npy` [N, 2], width and height.
 
-    The number of captions decides: dev may hold more rows of regions than it has captions for (some copies of
-    Flickr30K's do), and those at the end are then not used. Nothing of an array but its header is read until a row is
-    accessed (see `omit_hf.data.npy`). Every region of an image is taken for one, also where a row of zeros stands for
-    none.
+    The number of captions decides: dev may hold more rows of regions than it has captions for, and those at the end are
+    then not used. Nothing of an array but its header is read until a row is accessed (see `omit_hf.data.npy`). Every
+    region of an image is taken for one, also where a row of zeros stands for none.
+
     Args:
         folder: holds the files.
         test: the prefix of the test split; COCO has `test` (1K) and `testall` (5K).
         captions_per_image: captions of an image.
-        validation_images: take the first so many of dev; published runs take 1000. All by default.
+        validation_images: take the first so many of dev, as SCAN's and VSE∞'s code takes 1000. All by default.
 
     Returns:
         `DatasetDict` with columns `region_features` (float32 [K, width]), `captions`, `image_id`, and `boxes` (float32
@@ -49,7 +49,7 @@ def load_regions(
         ValueError: if an option is out of range, or with every problem of the files: a truncated array, another shape,
             counts or ids that do not match, an empty caption.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # since rows are read later, perhaps from another working directory
     for name, value in {"captions_per_image": captions_per_image, "validation_images": validation_images}.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; expected at least 1.")
@@ -71,7 +71,7 @@ def load_regions(
 
 
 def _columns(folder: Path, prefix: str, each: int, may_have_more: bool) -> tuple[dict, Features, list[str]]:
-    """The columns of a split, their features, and what is wrong with its files, each a caption count of `each`."""
+    """The columns of a split with `each` captions an image, their features, and what is wrong with its files."""
     try:
         captions, ids = (_lines(folder / f"{prefix}_{name}.txt") for name in ("caps", "ids"))
     except ValueError as error:

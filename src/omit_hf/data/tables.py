@@ -42,17 +42,27 @@ class Columns:
     kept: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def declared(cls, columns: dict | None, captions_as: str, **defaults) -> "Columns":
+    def declared(cls, columns: dict | None, captions_as: str) -> "Columns":
         """From the options of a loader.
 
         Raises:
-            ValueError: for a name that the schema does not have, or an unknown form of captions.
+            ValueError: for a name that the schema does not have, what is no name of a column, or an unknown form of
+                captions.
         """
-        columns = {**defaults, **(columns or {})}
+        columns = {} if columns is None else columns
+        if not isinstance(columns, dict):
+            raise ValueError(f"columns is {columns!r}; expected names of the schema and the source's in {{}}.")
+        columns = dict(columns)
         known = {"image", "captions", "image_id", *KEPT}
         if not columns.keys() <= known:
             wrong = listed(sorted(columns.keys() - known))
             raise ValueError(f"columns maps {wrong}; expected names of the schema: {', '.join(sorted(known))}.")
+        for name, value in columns.items():
+            if name == "image_id" and value is None:
+                continue
+            names = value if name == "image" and isinstance(value, list) else [value]
+            if not names or not all(isinstance(each, str) for each in names):
+                raise ValueError(f"columns maps {name} to {value!r}; expected the name of a column.")
         if captions_as not in PARSERS:
             raise ValueError(f"captions_as is {captions_as!r}; expected one of {', '.join(PARSERS)}.")
         kept = {name: columns.pop(name) for name in KEPT if name in columns}
@@ -176,7 +186,7 @@ def tables_to_schema(
 
     shaped = {}
     for name, table in sources.items():
-        problems += _pictures_outside(name, table, columns)
+        problems += _pictures_outside(name, table, columns, parts[name].labels)
         if problems:
             continue
         rows = table.select_columns([columns.image, *columns.kept.values()])
@@ -191,7 +201,7 @@ def tables_to_schema(
     for ours, name, numbers in _chosen(plan, parts):
         whole = len(numbers) == len(shaped[name])
         data.setdefault(ours, []).append(shaped[name] if whole else shaped[name].select(numbers))
-    return DatasetDict({ours: _named(concatenate_datasets(rows), ours) for ours, rows in data.items()})
+    return DatasetDict({ours: concatenate_datasets(rows) for ours, rows in data.items()})
 
 
 def streams_to_schema(
@@ -283,13 +293,13 @@ def _chosen(plan: dict[str, list[str]], parts: dict[str, _Rows]) -> Iterator[tup
                     yield ours, name, numbers
 
 
-def _pictures_outside(name: str, table: Dataset, columns: Columns) -> list[str]:
+def _pictures_outside(name: str, table: Dataset, columns: Columns, labels: list[str | None]) -> list[str]:
     """Pictures that are not in the table itself: it could name any file of this machine."""
     feature = table.features[columns.image]
     column = table.data.column(columns.image)
     if isinstance(feature, Image) or (isinstance(feature, dict) and feature.keys() == {"bytes", "path"}):
-        missing = pc.is_null(pc.struct_field(column, "bytes")).to_pylist() if column.length() else []
-        return [f"split {name!r} row {n}: no bytes in {columns.image}" for n, null in enumerate(missing) if null]
+        missing = pc.is_null(pc.struct_field(column, "bytes")).to_numpy().nonzero()[0]
+        return [f"split {name!r} row {n}: no bytes in {columns.image}" for n in missing if labels[n] is not None]
     if feature in (Value("binary"), Value("large_binary")):
         return []
     return [
@@ -332,7 +342,3 @@ def _stream(what: str, name: str, stream: IterableDataset, columns: Columns) -> 
     removed = stream.column_names or columns.names()
     # With `features` given to it, map would leave pictures as they are stored.
     return stream.map(to_schema, with_indices=True, remove_columns=removed).cast(FEATURES)
-
-
-def _named(rows: Dataset, split: str) -> Dataset:
-    return Dataset(rows.data, info=rows.info, split=split, indices_table=rows._indices)

@@ -150,6 +150,17 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Shows the defaults of options, and a script's examples as they are written."""
 
 
+def json_object(text: str) -> dict:
+    """The type of an option of a command line whose value is a JSON object."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is {type(value).__name__}; expected names and values in {{}}")
+    return value
+
+
 def parse_recipe(arguments: Sequence[str] | None = None, description: str | None = None) -> Recipe:
     """The recipe of a command line: `[RECIPE.yaml] [--field value …]`. Exits with status 2 on what is wrong with it."""
     types = {each.name: each.type for each in fields(Recipe)}
