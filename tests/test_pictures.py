@@ -50,6 +50,7 @@ def test_a_picture_is_upright_and_in_rgb():
         (huge_png(50_000, 50_000), "2500000000 pixels.*exceeds limit"),
         (b"", "cannot identify image file"),
     ],
+    ids=["other", "truncated", "large", "bomb", "empty"],
 )
 def test_what_cannot_be_opened(content, message):
     with pytest.raises(Exception, match=message):
