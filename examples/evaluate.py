@@ -6,7 +6,6 @@
         --data_options '{"image_folder": "flickr30k-images"}'
 """
 
-import argparse
 import json
 import sys
 from dataclasses import dataclass, field
@@ -17,15 +16,15 @@ from huggingface_hub import hf_hub_download
 from transformers import HfArgumentParser
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.data import load_image_text
+from omit_hf.data import check_data, load_image_text
 from omit_hf.evaluation import evaluate_split, metrics_table
-from omit_hf.training import HelpFormatter, read_recipe_file, use_cpu_threads
+from omit_hf.training import HelpFormatter, json_object, read_recipe_file, use_cpu_threads
 
 
 @dataclass
 class Arguments:
     data: str | None = field(
-        default=None, metadata={"help": "'scenes' or a Karpathy JSON; by default what the model's recipe.yaml says."}
+        default=None, metadata={"help": "Any source that training takes; by default what the model's recipe.yaml says."}
     )
     split: str = field(default="test", metadata={"help": "train, validation or test."})
     batch_size: int = field(default=128, metadata={"help": "Images or captions encoded at once."})
@@ -53,6 +52,7 @@ def main() -> None:
     data = load_image_text(arguments.data, **options)
     if arguments.split not in data:
         raise ValueError(f"split is {arguments.split!r}; expected one of {', '.join(data)}.")
+    check_data(data, [arguments.split])
     metrics, _ = evaluate_split(
         model, processor, data[arguments.split], batch_size=arguments.batch_size, memory_budget=arguments.memory
     )
@@ -60,16 +60,6 @@ def main() -> None:
     if arguments.json is not None and accelerator.is_main_process:
         Path(arguments.json).write_text(json.dumps(metrics, indent=2) + "\n")
     accelerator.end_training()
-
-
-def json_object(text: str) -> dict:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is {type(value).__name__}; expected names and values in {{}}")
-    return value
 
 
 def model_file(model: str, name: str) -> Path:

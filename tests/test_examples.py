@@ -1,10 +1,13 @@
+import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import sources
 import torch
 from PIL import Image
 from tiny import tiny_recipe
@@ -79,11 +82,69 @@ def test_explain_with_bad_input(compared, tmp_path, arguments, message):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["train.py", "evaluate.py", "compare.py", "explain.py", "prepare_emoji.py"])
+@pytest.mark.parametrize(
+    "name", ["train.py", "evaluate.py", "compare.py", "explain.py", "inspect_data.py", "prepare_emoji.py"]
+)
 def test_help(name):
     result = example(name, "--help")
     assert result.returncode == 0
     assert f"usage: {name}" in result.stdout
+
+
+@pytest.fixture
+def inspect(monkeypatch, capsys):
+    """Runs inspect_data.py in this process, which spares importing everything for each of its tests."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["inspect_data.py", *map(str, arguments)])
+        try:
+            runpy.run_path(str(EXAMPLES / "inspect_data.py"), run_name="__main__")
+            code = None
+        except SystemExit as stop:
+            code = stop.code
+        shown = capsys.readouterr()
+        error = code if isinstance(code, str) else ""  # which Python prints when it exits
+        return subprocess.CompletedProcess(arguments, int(code is not None), shown.out, shown.err + error)
+
+    return run
+
+
+def test_inspect_data(tmp_path, inspect):
+    folder, _ = sources.image_folder(tmp_path / "data")
+    result = inspect(folder, "--samples", 2, "--sheet", tmp_path / "sheet.png")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "| train | 6 | 30 | 5 / 5.0 / 5 | 5 / 5.0 / 5 | 14 |" in result.stdout
+    assert len(re.findall(r"^test: test/\d+.png$", result.stdout, flags=re.MULTILINE)) == 2
+    assert "  - a lime picture, number 0" in result.stdout or "  - a navy picture, number 0" in result.stdout
+    assert "Opened all images; 0 cannot be used.\nNo problem found." in result.stdout
+    assert Image.open(tmp_path / "sheet.png").size == (900, 340)
+
+
+def test_inspect_data_lists_all_problems(tmp_path, inspect):
+    folder, _ = sources.image_folder(tmp_path / "data")
+    (folder / "train" / "3.png").write_bytes(b"broken")
+    result = inspect(folder, "--unreadable", tmp_path / "bad.txt")
+    assert result.returncode == 1
+    assert "error: 1 problem:\ntrain image 3 (train/3.png): cannot be read: cannot identify image" in result.stderr
+    assert (tmp_path / "bad.txt").read_text() == "train/3.png\n"
+    options = ["--data_options", json.dumps({"exclude": str(tmp_path / "bad.txt")})]
+    assert inspect(folder, *options).returncode == 0
+    assert inspect(folder, "--quick").returncode == 0
+    with (folder / "train" / "metadata.jsonl").open("a") as file:
+        file.writelines(f'{{"file_name": "gone{n}.png", "text": "a"}}\n' for n in range(30))
+    result = inspect(folder)
+    assert result.returncode == 1
+    assert result.stderr.count(" is missing") == 30  # of which a message shows 20
+    assert "Traceback" not in result.stderr
+
+
+def test_inspect_data_shows_regions(tmp_path, inspect):
+    folder, _ = sources.regions(tmp_path)
+    result = inspect(folder)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "  regions [4, 8]" in result.stdout
+    result = inspect(folder, "--sheet", tmp_path / "sheet.png")
+    assert "error: --sheet draws pictures, and the data have none" in result.stderr
 
 
 def test_prepare_emoji_without_resvg_builds_nothing(tmp_path):

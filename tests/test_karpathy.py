@@ -110,8 +110,11 @@ def test_other_json(tmp_path, content):
 def test_what_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="No annotations at .*expected a Karpathy JSON"):
         load_karpathy(tmp_path / "dataset.json", tmp_path)
-    (tmp_path / "dataset.json").write_text("{}")
+    (tmp_path / "dataset.json").write_text('{"images": []}')
     with pytest.raises(FileNotFoundError, match="No image folder at .*nowhere"):
         load_karpathy(tmp_path / "dataset.json", tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="data source 'flickr30k' is unknown; expected 'scenes' or"):
-        load_image_text("flickr30k")
+
+
+def test_an_image_that_is_named_twice(coco):
+    with pytest.raises(ValueError, match=r"images\[5\]: train2014/COCO_0.png is there already, as images\[0\]"):
+        load(coco, lambda entries: entries.append(entries[0]))

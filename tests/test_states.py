@@ -1,11 +1,12 @@
 import pytest
+import sources
 import torch
 from datasets import DatasetDict
 from tiny import VISION, tiny_config
 from transformers import BertConfig
 
 from omit_hf import OmitModel
-from omit_hf.data import ImageTextInputs, cache_states
+from omit_hf.data import ImageTextInputs, cache_states, load_image_text
 
 
 @pytest.fixture
@@ -97,6 +98,16 @@ def test_an_interrupted_computation_leaves_no_file(data, processor, scenes_model
     handle.remove()
     cached = cache_states(scenes_model, processor, data, tmp_path, image=True, text=False)
     assert len(cached["train"]) == 6
+
+
+def test_regions_have_no_states_of_a_vision_backbone(data, processor, scenes_model, tmp_path):
+    regions = load_image_text(sources.regions(tmp_path / "regions")[0])
+    with pytest.raises(ValueError, match="The data have no pictures for the vision backbone"):
+        cache_states(scenes_model, processor, regions, tmp_path, image=True, text=False)
+    cached = cache_states(scenes_model, processor, regions, tmp_path, image=False, text=True)
+    batch = ImageTextInputs(cached["test"], processor).pairs([0, 7])
+    assert batch["region_features"].shape == (2, 4, 8)
+    assert batch["text_states"].shape[:2] == batch["input_ids"].shape
 
 
 def test_the_model_comes_back_in_its_mode(data, processor, scenes_model, tmp_path):

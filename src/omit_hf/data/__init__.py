@@ -1,46 +1,39 @@
 """Sources of images and captions, all in one schema, and the inputs of a model made from it.
 
-A row is an image: `image` (a picture), `captions` (list of str) and `image_id` (str); where the source has them,
-`width`, `height`, `boxes`, `phrases` and `relevant_captions` (see `omit_hf.data.scenes`). The splits are `train`,
-`validation` and `test`.
+A row is an image: `image` (a picture) or `region_features` (float32 [K, width]), `captions` (list of str) and
+`image_id` (str); where the source has them, `width`, `height`, `boxes`, `phrases` and `relevant_captions` (see
+`omit_hf.data.scenes`). The splits are `train`, `validation` and `test`.
 """
 
-from pathlib import Path
-
-from datasets import DatasetDict
-
+from omit_hf.data.checks import check_data, describe_split, find_problems, unreadable_images
+from omit_hf.data.coco import load_coco_captions
+from omit_hf.data.hub import load_hub
+from omit_hf.data.image_folder import load_image_folder
 from omit_hf.data.inputs import ImageTextInputs
 from omit_hf.data.karpathy import load_karpathy
+from omit_hf.data.loading import load_image_text
+from omit_hf.data.regions import load_regions
 from omit_hf.data.scenes import load_scenes
+from omit_hf.data.schema import DataError
 from omit_hf.data.states import cache_states
 from omit_hf.data.vocabulary import build_word_tokenizer
-
-
-def load_image_text(source: str | Path, **options) -> DatasetDict:
-    """Load any known source of images and captions.
-
-    Args:
-        source: `scenes`, the built-in benchmark, or the path of a Karpathy JSON.
-        options: of the loader, `load_scenes` or `load_karpathy`.
-
-    Returns:
-        `DatasetDict` with `train`, `validation` and `test`.
-
-    Raises:
-        ValueError: if the source is neither; and what the loader raises.
-    """
-    if source == "scenes":
-        return load_scenes(**options)
-    if Path(source).suffix == ".json":
-        return load_karpathy(source, **options)
-    raise ValueError(f"data source {str(source)!r} is unknown; expected 'scenes' or the path of a Karpathy .json file.")
-
+from omit_hf.data.webdataset import load_webdataset
 
 __all__ = [
+    "DataError",
     "ImageTextInputs",
     "build_word_tokenizer",
     "cache_states",
+    "check_data",
+    "describe_split",
+    "find_problems",
+    "load_coco_captions",
+    "load_hub",
+    "load_image_folder",
     "load_image_text",
     "load_karpathy",
+    "load_regions",
     "load_scenes",
+    "load_webdataset",
+    "unreadable_images",
 ]

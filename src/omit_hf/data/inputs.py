@@ -6,20 +6,34 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from omit_hf.data.pictures import open_picture, stored_pictures
+
+# What can stand for an image, the first that is there.
+SOURCES = ("image_states", "region_features", "image")
+
 
 class ImageTextInputs:
     """The images and captions of a split, numbered, as inputs of an `OmitModel`.
 
     Captions are numbered through the split: those of image 0 come first, then those of image 1. A pair is a caption
     with its image, so it has the caption's number. Where the split carries the states of a frozen backbone (see
-    `omit_hf.data.states`), they take the place of that backbone's input.
+    `omit_hf.data.states`), they take the place of that backbone's input; precomputed regions take that of pixels.
 
     Args:
         split: a split in the schema of `omit_hf.data`.
         processor: `OmitProcessor`.
+
+    Raises:
+        TypeError: if the split is a stream, whose rows have no numbers.
+        ValueError: if it has neither images nor what can stand for them.
     """
 
     def __init__(self, split: Dataset, processor):
+        if not isinstance(split, Dataset):
+            raise TypeError(
+                f"The split is {type(split).__name__}; expected a datasets.Dataset. A stream cannot be shuffled, "
+                "numbered or resumed exactly: load it without streaming, or its beginning with max_images."
+            )
         self.processor = processor
         self.captions = [caption for captions in split["captions"] for caption in captions]
         counts = [len(captions) for captions in split["captions"]]
@@ -28,9 +42,12 @@ class ImageTextInputs:
         self._first_caption = np.cumsum([0, *counts])
         self._image_ids = split["image_id"]
         names = split.column_names
-        self._images = split.select_columns("image_states" if "image_states" in names else "image")
+        self._source = next((name for name in SOURCES if name in names), None)
+        if self._source is None:
+            raise ValueError(f"The split has the columns {', '.join(names)}; expected one of {', '.join(SOURCES)}.")
+        self._images = stored_pictures(split) if self._source == "image" else split.select_columns(self._source)
         self._text_states = split.select_columns(["text_states", "text_lengths"]) if "text_states" in names else None
-        if "image_states" in names:
+        if self._source == "image_states":
             self._images = self._images.with_format("numpy")
         if self._text_states is not None:
             self._text_states = self._text_states.with_format("numpy")
@@ -44,11 +61,20 @@ class ImageTextInputs:
         return range(self._first_caption[image], self._first_caption[image + 1])
 
     def images(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Inputs of `get_image_features` for some images: `pixel_values` or `image_states`."""
-        if "image_states" in self._images.column_names:
-            states = [self._images[int(number)]["image_states"] for number in numbers]
-            return {"image_states": torch.from_numpy(np.stack(states))}
-        return dict(self.processor(images=self._pictures([int(number) for number in numbers])))
+        """Inputs of `get_image_features` for some images: `pixel_values`, `region_features` [B, K, width] (float32) or
+        `image_states`.
+
+        Raises:
+            ValueError: if a picture cannot be read, or images of one batch have different numbers of regions.
+        """
+        numbers = [int(number) for number in numbers]
+        if self._source == "image":
+            return dict(self.processor(images=[self._picture(number) for number in numbers]))
+        arrays = [self._images[number][self._source] for number in numbers]
+        if len({array.shape for array in arrays}) > 1:
+            shapes = sorted({array.shape for array in arrays})
+            raise ValueError(f"{self._source} of one batch have the shapes {shapes}; expected one shape.")
+        return {self._source: torch.from_numpy(np.stack(arrays))}
 
     def texts(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
         """Inputs of `get_text_features` for some captions: `input_ids`, `attention_mask`, perhaps `text_states`."""
@@ -64,13 +90,14 @@ class ImageTextInputs:
         images = self.caption_image_index[list(numbers)]
         return {**self.images(images), **self.texts(numbers), "image_ids": torch.from_numpy(images)}
 
-    def _pictures(self, numbers: list[int]) -> list:
+    def _picture(self, number: int):
         try:
-            return [picture.convert("RGB") for picture in self._images[numbers]["image"]]
+            return open_picture(self._images[number]["image"])
         except Exception as error:
-            if len(numbers) == 1:
-                raise ValueError(f"Image {self._image_ids[numbers[0]]!r} cannot be read: {error}") from error
-            return [self._pictures([number])[0] for number in numbers]  # finds out which
+            raise ValueError(
+                f"Image {self._image_ids[number]!r} cannot be read: {error}; replace it, or leave out every such image "
+                "with the data option skip_unreadable."
+            ) from error
 
     def _states_of_caption(self, number: int) -> np.ndarray:
         image = int(self.caption_image_index[number])

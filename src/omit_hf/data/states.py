@@ -34,7 +34,12 @@ def cache_states(
     Returns:
         `data` with the columns `image_states` [1 + K, width], and `text_states` [tokens of all captions, width] with
         `text_lengths`, the tokens of each caption; float32 and memory-mapped.
+
+    Raises:
+        ValueError: if the states of images are asked for, and there are no pictures.
     """
+    if image and any("image" not in rows.column_names for rows in data.values()):
+        raise ValueError("The data have no pictures for the vision backbone; cache the states of the text side alone.")
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     was_training = model.training

@@ -7,6 +7,15 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 PAD, UNKNOWN = "<pad>", "<unk>"
+NORMALIZER = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+SPLITTER = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("removed")])
+
+
+def count_words(captions: Iterable[str]) -> collections.Counter:
+    """How often each word occurs in some captions, a word being what the tokenizer takes for one."""
+    return collections.Counter(
+        word for caption in captions for word, _ in SPLITTER.pre_tokenize_str(NORMALIZER.normalize_str(caption))
+    )
 
 
 def build_word_tokenizer(captions: Iterable[str], min_count: int = 1, max_length: int = 64) -> PreTrainedTokenizerFast:
@@ -28,11 +37,7 @@ def build_word_tokenizer(captions: Iterable[str], min_count: int = 1, max_length
         >>> tokenizer(["a red square"])["input_ids"]
         [[2, 5, 1]]
     """
-    normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    splitter = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("removed")])
-    counts = collections.Counter(
-        word for caption in captions for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(caption))
-    )
+    counts = count_words(captions)
     words = sorted(
         (word for word, count in counts.items() if count >= min_count), key=lambda word: (-counts[word], word)
     )
@@ -42,7 +47,7 @@ def build_word_tokenizer(captions: Iterable[str], min_count: int = 1, max_length
         )
     vocabulary = {token: number for number, token in enumerate([PAD, UNKNOWN, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.normalizer, tokenizer.pre_tokenizer = NORMALIZER, SPLITTER
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,

@@ -1,11 +1,19 @@
 """From a recipe to a trained model."""
 
 from omit_hf.training.loop import train, use_cpu_threads
-from omit_hf.training.recipe import HelpFormatter, Recipe, parse_recipe, read_recipe_file, write_recipe_file
+from omit_hf.training.recipe import (
+    HelpFormatter,
+    Recipe,
+    json_object,
+    parse_recipe,
+    read_recipe_file,
+    write_recipe_file,
+)
 
 __all__ = [
     "HelpFormatter",
     "Recipe",
+    "json_object",
     "parse_recipe",
     "read_recipe_file",
     "train",

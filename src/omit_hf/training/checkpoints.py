@@ -17,6 +17,7 @@ LOG_FILE = "train_log.jsonl"
 CHECKPOINTS, PROGRESS_FILE = "checkpoints", "progress.json"
 # Fields that may change between the parts of an interrupted run, because its result does not depend on them.
 FREE_FIELDS = {
+    "check_images",
     "num_workers",
     "cache_folder",
     "output_dir",

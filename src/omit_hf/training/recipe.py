@@ -26,10 +26,15 @@ class Recipe:
     """The fields of a recipe file, which are the options of `examples/train.py` too."""
 
     # Data
-    data: str = option("scenes", "'scenes', the built-in benchmark, or the path of a Karpathy JSON file.")
-    data_options: dict | str | None = option(
-        None, "Options of the data's loader, as JSON on the command line: train_size, seed, image_folder …"
+    data: str = option(
+        "scenes",
+        "'scenes', the built-in benchmark; a Karpathy JSON file; hub:user/name; or a folder of precomputed regions, "
+        "COCO's annotations, image folders, WebDataset archives or parquet files.",
     )
+    data_options: dict | str | None = option(
+        None, "Options of the data's loader, as JSON on the command line: image_folder, columns, skip_unreadable …"
+    )
+    check_images: bool = option(False, "Open every image before training begins, besides the checks that cost nothing.")
     num_workers: int = option(0, "Worker processes that load the data; 0 loads in the training process.")
     cache_folder: str = option("~/.cache/omit_hf", "Where the states of frozen backbones are kept.")
     cache_states: bool = option(False, "Run frozen backbones once and train on what they gave, from disk.")
@@ -146,6 +151,17 @@ class Recipe:
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows the defaults of options, and a script's examples as they are written."""
+
+
+def json_object(text: str) -> dict:
+    """The type of an option of a command line whose value is a JSON object."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is {type(value).__name__}; expected names and values in {{}}")
+    return value
 
 
 def parse_recipe(arguments: Sequence[str] | None = None, description: str | None = None) -> Recipe:

@@ -1,0 +1,119 @@
+"""Show what is in a source of images and captions, and all that is wrong with it.
+
+    python examples/inspect_data.py dataset_flickr30k.json --data_options '{"image_folder": "flickr30k-images"}'
+    python examples/inspect_data.py coco_precomp --data_options '{"test": "testall"}' --quick
+    python examples/inspect_data.py hub:umaru97/flickr30k_train_val_test --sheet samples.png \\
+        --data_options '{"columns": {"captions": "caption", "image_id": "filename"}}'
+
+Exits with status 1 if anything would stop training.
+"""
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, DatasetDict, IterableDatasetDict
+from PIL import Image, ImageDraw, ImageFont
+
+from omit_hf.data import DataError, describe_split, find_problems, load_image_text, unreadable_images
+from omit_hf.data.pictures import open_picture, stored_pictures
+from omit_hf.training import json_object
+
+SHEET_WIDTH, PICTURE, MARGIN = 900, 160, 10  # pixels
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="what a recipe has as data: 'scenes', a JSON, a folder, hub:user/name")
+    parser.add_argument("--data_options", type=json_object, default={}, help="options of the loader, as JSON")
+    parser.add_argument("--quick", action="store_true", help="do not open every image")
+    parser.add_argument("--samples", type=int, default=3, help="images of each split to show (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="which ones (default: %(default)s)")
+    parser.add_argument("--sheet", type=Path, help="picture to write, with the samples of the training split")
+    parser.add_argument("--unreadable", type=Path, help="file to write, with the ids of the images that cannot be read")
+    arguments = parser.parse_args()
+
+    data = load_image_text(arguments.source, **arguments.data_options)
+    if isinstance(data, IterableDatasetDict):
+        for split, rows in data.items():
+            show(split, list(rows.take(arguments.samples)))
+        return
+    print(table(data))
+    samples = {split: choose(rows, arguments.samples, arguments.seed) for split, rows in data.items()}
+    for split, rows in samples.items():
+        show(split, rows.remove_columns("image") if "image" in rows.column_names else rows)
+    problems = find_problems(data, list(data))
+    if not arguments.quick:
+        unreadable = {}
+        for split, rows in data.items():
+            ids = rows["image_id"]
+            found = unreadable_images(rows)
+            unreadable |= {
+                ids[number]: f"{split} image {number} ({ids[number]}): {why}" for number, why in found.items()
+            }
+        problems += unreadable.values()
+        print(f"\nOpened all images; {len(unreadable)} cannot be used.")
+        if arguments.unreadable is not None:
+            arguments.unreadable.write_text("".join(f"{each}\n" for each in unreadable), encoding="utf-8")
+    if problems:
+        sys.exit("\n".join([f"error: {counted(problems)}:", *problems]))
+    print("No problem found.")
+    if arguments.sheet is not None:
+        sheet(samples["train" if "train" in samples else next(iter(samples))]).save(arguments.sheet)
+        print(f"samples → {arguments.sheet}")
+
+
+def table(data: DatasetDict) -> str:
+    """A row a split."""
+    titles = ["split", "images", "captions", "captions an image", "words a caption", "vocabulary"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for split, rows in data.items():
+        found = describe_split(rows)
+        cells = [split, found.images, found.captions, found.captions_per_image, found.words, found.vocabulary]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join([*lines, "(least / mean / greatest)"])
+
+
+def choose(rows: Dataset, count: int, seed: int) -> Dataset:
+    numbers = np.random.default_rng(seed).permutation(len(rows))[:count]
+    return rows.select(sorted(numbers))
+
+
+def show(split: str, rows: Iterable[dict]) -> None:
+    for row in rows:
+        print(f"\n{split}: {row['image_id']}")
+        if "region_features" in row:
+            print(f"  regions {list(row['region_features'].shape)}")
+        for caption in row["captions"]:
+            print(f"  - {textwrap.shorten(caption, 200, placeholder=' …')}")
+
+
+def sheet(rows: Dataset) -> Image.Image:
+    """The pictures with their captions beside them."""
+    if "image" not in rows.column_names:
+        raise ValueError("--sheet draws pictures, and the data have none; leave it out.")
+    out = Image.new("RGB", (SHEET_WIDTH, len(rows) * (PICTURE + MARGIN)), "white")
+    pen = ImageDraw.Draw(out)
+    for number, (stored, captions) in enumerate(zip(stored_pictures(rows)["image"], rows["captions"], strict=True)):
+        picture, top = open_picture(stored), number * (PICTURE + MARGIN)
+        picture.thumbnail((PICTURE, PICTURE))
+        out.paste(picture, (0, top))
+        lines = [textwrap.shorten(caption, 110, placeholder=" …") for caption in captions]
+        pen.multiline_text((PICTURE + MARGIN, top), "\n".join(lines), fill="black", font=ImageFont.load_default(14))
+    return out
+
+
+def counted(problems: list[str]) -> str:
+    return f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except DataError as error:  # all of it, where a message shows the first
+        sys.exit("\n".join([f"error: {error.what} has {counted(error.problems)}:", *error.problems]))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

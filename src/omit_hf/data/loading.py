@@ -1,0 +1,150 @@
+"""One way to all sources: which loader reads a source, and the images that are left out of it."""
+
+import inspect
+import logging
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from datasets import DatasetDict, IterableDatasetDict
+
+from omit_hf.data.coco import CAPTION_FILES, load_coco_captions
+from omit_hf.data.hub import load_hub
+from omit_hf.data.image_folder import METADATA, load_image_folder
+from omit_hf.data.karpathy import load_karpathy
+from omit_hf.data.pictures import unreadable_pictures
+from omit_hf.data.regions import load_regions
+from omit_hf.data.scenes import load_scenes
+from omit_hf.data.schema import listed
+from omit_hf.data.webdataset import load_webdataset
+
+logger = logging.getLogger(__name__)
+
+# What a folder of each kind has in it.
+FOLDERS: dict[Callable, str] = {
+    load_regions: "*_ims.npy",
+    load_coco_captions: next(iter(CAPTION_FILES)),
+    load_image_folder: f"*/{METADATA}",
+    load_webdataset: "*.tar",
+    load_hub: "**/*.parquet",
+}
+KINDS = f"""'scenes'; the path of a Karpathy .json file; 'hub:user/name'; or a folder with
+  train_ims.npy …, precomputed regions
+  {" and ".join(CAPTION_FILES)}, COCO's annotations
+  train/{METADATA} …, image folders
+  train-00000.tar …, WebDataset archives
+  train-00000.parquet …"""
+
+
+def load_image_text(
+    source: str | Path, *, exclude: str | Path | Sequence[str] | None = None, skip_unreadable: bool = False, **options
+) -> DatasetDict | IterableDatasetDict:
+    """Load any known source of images and captions.
+
+    Args:
+        source: `scenes`, the built-in benchmark; the path of a Karpathy JSON; a Hub data set as `hub:user/name` or
+            `user/name`; or a folder of precomputed regions, COCO's annotations, image folders, WebDataset archives or
+            parquet files.
+        exclude: ids of images to leave out, or a file with an id a line (`examples/inspect_data.py --unreadable` writes
+            one).
+        skip_unreadable: open every picture first, and leave out those that cannot be; they are counted and named in a
+            warning. It takes as long as reading all of them, each time; `exclude` takes no time.
+        options: of the loader: `load_scenes`, `load_karpathy`, `load_hub`, `load_regions`, `load_coco_captions`,
+            `load_image_folder` or `load_webdataset`.
+
+    Returns:
+        `DatasetDict` with `train`, `validation` and `test`, or those of them that the source has.
+
+    Raises:
+        ValueError: if the source is none of these, or the loader has no such option; and what the loader raises.
+    """
+    load = loader_of(source)
+    known = dict(inspect.signature(load).parameters)
+    if load is not load_scenes:
+        known.pop(next(iter(known)))  # the source
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ValueError(
+            f"{load.__name__}, which reads {str(source)!r}, has no option {listed(unknown)}; expected some of "
+            f"{', '.join([*known, 'exclude', 'skip_unreadable'])}."
+        )
+    missing = [name for name, each in known.items() if each.default is each.empty and name not in options]
+    if missing:
+        raise ValueError(f"{load.__name__}, which reads {str(source)!r}, needs the option {listed(missing)}.")
+    data = load(**options) if load is load_scenes else load(source, **options)
+    if exclude is not None:
+        data = _without(data, _ids(exclude))
+    if skip_unreadable:
+        data = _without_unreadable(data)
+    return data
+
+
+def loader_of(source: str | Path) -> Callable:
+    """The loader that reads a source.
+
+    Raises:
+        ValueError: if none does.
+    """
+    path = Path(source)
+    if source == "scenes":
+        return load_scenes
+    if str(source).startswith("hub:"):
+        return load_hub
+    if path.is_dir():
+        for loader, pattern in FOLDERS.items():
+            if next(path.glob(pattern), None) is not None:
+                return loader
+        raise ValueError(f"{source} holds no data that is known; expected {KINDS}")
+    if path.suffix == ".json":
+        return load_karpathy
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)):
+        return load_hub
+    raise ValueError(f"data source {str(source)!r} is unknown; expected {KINDS}")
+
+
+def _ids(exclude: str | Path | Sequence[str]) -> list[str]:
+    if not isinstance(exclude, str | Path):
+        return [str(each) for each in exclude]
+    if not Path(exclude).is_file():
+        raise FileNotFoundError(f"exclude is {str(exclude)!r}, which is not there; expected a file with an id a line.")
+    return [line.strip() for line in Path(exclude).read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _without(data: DatasetDict, excluded: list[str]) -> DatasetDict:
+    _refuse_streams(data, "exclude")
+    places = {image_id: (split, n) for split, rows in data.items() for n, image_id in enumerate(rows["image_id"])}
+    unknown = [image_id for image_id in excluded if image_id not in places]
+    if unknown:
+        raise ValueError(f"exclude names images that are not in the data: {listed(unknown)}.")
+    return _drop(data, {places[image_id] for image_id in excluded})
+
+
+def _without_unreadable(data: DatasetDict) -> DatasetDict:
+    _refuse_streams(data, "skip_unreadable")
+    found = {}
+    for split, rows in data.items():
+        if "image" not in rows.column_names:
+            raise ValueError("skip_unreadable is on, and the data have no pictures; leave it out.")
+        ids = rows["image_id"]
+        found |= {(split, number): f"{ids[number]}: {why}" for number, why in unreadable_pictures(rows).items()}
+    if found:
+        total = sum(map(len, data.values()))
+        names = "\n  ".join(found.values())
+        logger.warning("Left out %d of %d images, which cannot be read:\n  %s", len(found), total, names)
+    return _drop(data, found)
+
+
+def _refuse_streams(data: DatasetDict | IterableDatasetDict, option: str) -> None:
+    if isinstance(data, IterableDatasetDict):
+        raise ValueError(f"{option} is set, and the data are a stream, whose rows are not known; leave out either.")
+
+
+def _drop(data: DatasetDict, places: Iterable[tuple[str, int]]) -> DatasetDict:
+    places = set(places)
+    out = {}
+    for split, rows in data.items():
+        kept = [number for number in range(len(rows)) if (split, number) not in places]
+        if len(kept) < len(rows) and "relevant_captions" in rows.column_names:
+            raise ValueError("Images of scenes cannot be left out: their relevant_captions number all captions.")
+        out[split] = rows if len(kept) == len(rows) else rows.select(kept)
+    return DatasetDict(out)

@@ -1,0 +1,176 @@
+"""Precomputed regions, the layout of SCAN and VSE∞ that most work on Flickr30K and COCO shares."""
+
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, DatasetDict, Features, List, Value
+
+from omit_hf.data.npy import NpyRow, array_layout, read_row
+from omit_hf.data.schema import DataError, tidy
+
+FEATURES = Features(
+    {"region_features": NpyRow(), "captions": List(Value("string")), "image_id": Value("string")}
+)  # region_features [K, width]
+BOX_FEATURES = Features({"boxes": NpyRow()})  # [K, 4]: x0, y0, x1, y1 in pixels
+SIZE_FEATURES = Features({"width": Value("int32"), "height": Value("int32")})
+
+
+def load_regions(
+    folder: str | Path, test: str = "test", captions_per_image: int = 5, validation_images: int | None = None
+) -> DatasetDict:
+    """Load regions that a detector has found beforehand.
+
+    For each of `train`, `dev` and the test split the folder holds
+
+    - `{split}_ims.npy`, numbers [N, K, width], usually [N, 36, 2048]: an image a row, or each image once a caption, in
+      successive rows that are equal;
+    - `{split}_caps.txt`, a caption a line, `captions_per_image` successive lines an image;
+    - `{split}_ids.txt`, the image's id a line: once an image, or once a caption. Ids that differ from caption to
+      caption throughout are the captions'; an image then has that of its first caption;
+    - optionally `{split}_boxes.npy` [N, K, 4], x0, y0, x1, y1 in pixels, with as many rows as the regions, and
+      `{split}_img_sizes.npy` [N, 2], width and height.
+
+    The number of captions decides: dev may hold more rows of regions than it has captions for, and those at the end are
+    then not used. Nothing of an array but its header is read until a row is accessed (see `omit_hf.data.npy`). Every
+    region of an image is taken for one, also where a row of zeros stands for none.
+
+    Args:
+        folder: holds the files.
+        test: the prefix of the test split; COCO has `test` (1K) and `testall` (5K).
+        captions_per_image: captions of an image.
+        validation_images: take the first so many of dev, as SCAN's and VSE∞'s code takes 1000. All by default.
+
+    Returns:
+        `DatasetDict` with columns `region_features` (float32 [K, width]), `captions`, `image_id`, and `boxes` (float32
+        [K, 4]), `width` and `height` where the folder has them.
+
+    Raises:
+        FileNotFoundError: if a file is not there.
+        ValueError: if an option is out of range, or with every problem of the files: a truncated array, another shape,
+            counts or ids that do not match, an empty caption.
+    """
+    folder = Path(folder).resolve()  # since rows are read later, perhaps from another working directory
+    for name, value in {"captions_per_image": captions_per_image, "validation_images": validation_images}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; expected at least 1.")
+    data, problems = {}, []
+    for split, prefix in {"train": "train", "validation": "dev", "test": test}.items():
+        for name in ("ims.npy", "caps.txt", "ids.txt"):
+            if not (folder / f"{prefix}_{name}").is_file():
+                hint = " If you have none, number the images: a different number a line." if name == "ids.txt" else ""
+                raise FileNotFoundError(f"No {prefix}_{name} in {folder}; expected it for the {split} split.{hint}")
+        columns, features, found = _columns(folder, prefix, captions_per_image, may_have_more=prefix == "dev")
+        problems += found
+        if not problems:
+            data[split] = Dataset.from_dict(columns, features=features, split=split)
+    if problems:
+        raise DataError(str(folder), problems)
+    if validation_images is not None:
+        data["validation"] = data["validation"].select(range(min(validation_images, len(data["validation"]))))
+    return DatasetDict(data)
+
+
+def _columns(folder: Path, prefix: str, each: int, may_have_more: bool) -> tuple[dict, Features, list[str]]:
+    """The columns of a split with `each` captions an image, their features, and what is wrong with its files."""
+    try:
+        captions, ids = (_lines(folder / f"{prefix}_{name}.txt") for name in ("caps", "ids"))
+    except ValueError as error:
+        return {}, Features(), [str(error)]
+    problems = [f"{prefix}_caps.txt line {n + 1}: empty caption" for n, caption in enumerate(captions) if not caption]
+    count, rest = divmod(len(captions), each)
+    if rest or not captions:
+        problems.append(
+            f"{prefix}_caps.txt has {len(captions)} lines; expected {each} an image (captions_per_image), so a "
+            f"multiple of {each}. Is a line missing?"
+        )
+        return {}, Features(), problems
+
+    regions = folder / f"{prefix}_ims.npy"
+    try:
+        rows, repeat = _rows(regions, count, each, may_have_more)
+        image_ids = _image_ids(folder / f"{prefix}_ids.txt", ids, rows, count, each)
+    except ValueError as error:
+        return {}, Features(), [*problems, str(error)]
+    numbers = range(0, count * repeat, repeat)
+    columns = {
+        "region_features": [{"path": str(regions), "row": row} for row in numbers],
+        "captions": [captions[start : start + each] for start in range(0, len(captions), each)],
+        "image_id": image_ids,
+    }
+    features = FEATURES.copy()
+    boxes, sizes = folder / f"{prefix}_boxes.npy", folder / f"{prefix}_img_sizes.npy"
+    try:
+        if boxes.is_file():
+            _expect_shape(boxes, (rows, array_layout(regions)[0][1], 4))
+            corners = np.load(boxes, mmap_mode="r", allow_pickle=False)[numbers.start : numbers.stop : numbers.step]
+            if not (corners[..., :2] <= corners[..., 2:]).all():
+                raise ValueError(
+                    f"{boxes.name} has a box that ends before it begins; expected x0, y0, x1, y1 in pixels."
+                )
+            columns["boxes"] = [{"path": str(boxes), "row": row} for row in numbers]
+            features |= BOX_FEATURES
+        if sizes.is_file():
+            _expect_shape(sizes, (rows, 2))
+            pixels = np.load(sizes, allow_pickle=False)[numbers.start : numbers.stop : numbers.step]
+            if not (pixels >= 1).all():
+                raise ValueError(f"{sizes.name} has a size of {pixels.min()}; expected widths and heights in pixels.")
+            columns |= {"width": pixels[:, 0].astype(np.int32), "height": pixels[:, 1].astype(np.int32)}
+            features |= SIZE_FEATURES
+    except ValueError as error:
+        problems.append(str(error))
+    return columns, Features(features), problems
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        with file.open(encoding="utf-8", newline="\n") as lines:  # of which a caption may hold other separators
+            return [tidy(line) for line in lines]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no UTF-8 text: {error}.") from error
+
+
+def _rows(file: Path, count: int, each: int, may_have_more: bool) -> tuple[int, int]:
+    """Rows of an array of regions for `count` images, and how many successive ones are an image's."""
+    shape = array_layout(file)[0]
+    if len(shape) != 3 or not all(shape):
+        raise ValueError(f"{file.name} has shape {list(shape)}; expected [images, regions, width].")
+    rows = shape[0]
+    repeat = each if rows >= count * each else 1
+    if rows != count * repeat and not (may_have_more and rows > count * repeat):
+        raise ValueError(
+            f"{file.name} has {rows} rows and the captions are of {count} images; expected {count} rows, or "
+            f"{count * each} where each image is stored once a caption."
+        )
+    for first in (0, (count - 1) * repeat) if repeat > 1 else ():
+        if not np.array_equal(read_row(file, first), read_row(file, first + repeat - 1), equal_nan=True):
+            raise ValueError(
+                f"{file.name} has a row a caption, but rows {first} and {first + repeat - 1} differ; expected {repeat} "
+                f"equal ones an image (captions_per_image)."
+            )
+    return rows, repeat
+
+
+def _image_ids(file: Path, ids: list[str], rows: int, count: int, each: int) -> list[str]:
+    if not all(ids):
+        raise ValueError(f"{file.name} line {ids.index('') + 1} is empty; expected an id.")
+    if len(ids) not in (rows, count, count * each):
+        raise ValueError(
+            f"{file.name} has {len(ids)} lines; expected {count}, one an image, or {count * each}, one a caption."
+        )
+    if len(ids) < count * each or each == 1:
+        return ids[:count]
+    of_captions = len(set(ids)) == len(ids)
+    for start in range(0, count * each, each):
+        group = ids[start : start + each]
+        if len(set(group)) > 1 and not of_captions:
+            raise ValueError(
+                f"{file.name} lines {start + 1} to {start + each} have the ids {', '.join(group)}; expected one and "
+                "the same, for the captions of one image."
+            )
+    return ids[: count * each : each]
+
+
+def _expect_shape(file: Path, shape: tuple[int, ...]) -> None:
+    found = array_layout(file)[0]
+    if found != shape:
+        raise ValueError(f"{file.name} has shape {list(found)}; expected {list(shape)}, as the regions have.")
