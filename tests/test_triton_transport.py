@@ -81,11 +81,11 @@ def assert_parity(arguments: dict, weights: torch.Tensor | None = None, **option
     assert (fused[scale == 0] == 0).all()
     for name, true, rough, ours in zip(NAMES, true_gradients, eager_gradients, fused_gradients, strict=True):
         assert ours.isfinite().all(), name
-        allowed = slack * (true - rough).abs().max() + 2e-5 / options["regularization"] * max(true.abs().max(), 1e-2)
+        allowed = slack * (true - rough).abs().max() + 2e-5 / options["regularization"] * max(true.abs().max(), 0.1)
         assert ((true - ours).abs() <= allowed).all(), (name, ((true - ours).abs() / allowed).max())
 
 
-@settings(max_examples=30, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
     seed=st.integers(0, 2**31),
     image_counts=st.lists(st.integers(0, 20), min_size=1, max_size=3),
@@ -95,7 +95,7 @@ def assert_parity(arguments: dict, weights: torch.Tensor | None = None, **option
     per_pair=st.booleans(),
     dustbins=st.booleans(),
     regularization=st.floats(0.01, 1),
-    num_iterations=st.sampled_from([1, 2, 3, 4, 5, 9, 50]),
+    num_iterations=st.sampled_from([1, 2, 3, 4, 5, 8, 13, 50]),
 )
 def test_scores_and_gradients_are_those_of_the_definition(
     seed, image_counts, text_counts, padding, width, per_pair, dustbins, regularization, num_iterations
@@ -127,6 +127,16 @@ def test_all_sizes(image_counts, text_counts, width):
     assert_parity(arguments, regularization=0.05, num_iterations=2, dustbins=True)
 
 
+def test_in_blocks_as_on_the_chip(monkeypatch):
+    """Forward too, with one program that takes tile after tile."""
+    arguments = problem(2, [5, 18, 36, 60], [3, 17, 1, 12, 16, 2, 4, 3, 3, 5], width=20)
+    on_chip = kernels.triton_similarity(*arguments.values(), **OPTIONS)
+    for name, value in {"MAX_TILE_ENTRIES": 0, "IMAGE_BLOCK": 16, "WORKSPACE": 1}.items():
+        monkeypatch.setattr(triton_transport, name, value)
+    torch.testing.assert_close(kernels.triton_similarity(*arguments.values(), **OPTIONS), on_chip)
+    assert_parity(arguments, **OPTIONS)
+
+
 def test_marginals_may_leave_an_item_without_mass_in_some_pairs():
     arguments = problem(3, [4, 3], [3, 2, 5], per_pair=True)
     arguments["image_mass"][0, 1] = 0
@@ -135,7 +145,7 @@ def test_marginals_may_leave_an_item_without_mass_in_some_pairs():
     assert_parity(arguments, **OPTIONS)
 
 
-@pytest.mark.parametrize("workspace", [2**26, 1])
+@pytest.mark.parametrize("workspace", [2**27, 1])
 @pytest.mark.parametrize("density", ["hardest", "half", "none"])
 def test_only_pairs_with_a_gradient_are_visited(density, workspace, monkeypatch):
     """And what comes of it is exact, also if the workspace holds but one of them."""
@@ -194,6 +204,19 @@ def test_no_image_or_no_caption():
         assert scores.shape == shape
         scores.sum().backward()
         assert empty[f"{side}_rows"].grad.shape == empty[f"{side}_rows"].shape
+
+
+def test_a_compiled_model_may_call_it():
+    arguments = problem(8, [4, 3], [3, 2])
+
+    def model(image_rows, image_mass, text_rows, text_mass):
+        return kernels.triton_similarity(image_rows * 2, image_mass, text_rows, text_mass, **OPTIONS) * 3
+
+    gradients = []
+    for function in (model, torch.compile(model, backend="eager")):
+        inputs = [each.clone().requires_grad_() for each in arguments.values()]
+        gradients.append(torch.autograd.grad(function(*inputs).sum(), inputs))
+    assert all(map(torch.equal, *gradients))
 
 
 def test_the_backend_is_registered():

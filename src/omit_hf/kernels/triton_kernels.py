@@ -317,7 +317,7 @@ def gradient_kernel(
     other_ptr, other_stride, other_rows_ptr, other_size,
     order_ptr, bounds_ptr, others_ptr,
     similarity_grad_ptr, tile_stride, own_stride, inner_stride,
-    tile_mass_grad_ptr, width,
+    tile_mass_grad_ptr, width, num_chunks, num_blocks,
     PARTS: tl.constexpr, OWN: tl.constexpr, INNER: tl.constexpr, CHUNK: tl.constexpr,
     IN_TWO: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, MASS: tl.constexpr,
 ):  # fmt: skip
@@ -326,7 +326,9 @@ def gradient_kernel(
     One program adds up all tiles of the workspace that its rows take part in, in their order: the result is the same
     in every run, and nobody else writes to it.
     """
-    unit, block, chunk = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    # The components of a row lie side by side in the grid, so that they find S̄ in the cache.
+    chunk, block = tl.program_id(0) % num_chunks, tl.program_id(0) // num_chunks % num_blocks
+    unit = tl.program_id(0) // (num_chunks * num_blocks)
     start, stop = tl.load(bounds_ptr + unit), tl.load(bounds_ptr + unit + 1)
     if start == stop:
         return

@@ -31,7 +31,7 @@ IMAGE_BLOCK = 64  # rows of an image at once in `transport_kernel`
 GRADIENT_BLOCK = 64, 32, 128  # rows of this side, rows of the other, and components of each in `gradient_kernel`
 TILE_ROWS = 128  # of each side: what makes good use of the tensor cores
 MAX_TILE_ENTRIES = TILE_ROWS**2  # of S in registers
-WORKSPACE = 2**26  # bytes
+WORKSPACE = 2**27  # bytes
 SPARSE = 1 / 8  # share of pairs with a gradient up to which they are visited one by one
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -66,7 +66,7 @@ def similarity(
     """Σ P S over fragments for every image and caption; arguments and result are those of `transport_similarity`.
 
     Memory beyond arguments and result: tables of the rows, and for the backward pass (or items too large for the chip)
-    a workspace of 64 MB. In a compiled model this is a graph break: the sizes of buckets are data.
+    a workspace of 128 MB. In a compiled model this is a graph break: the sizes of buckets are data.
     """
     arguments = (image_rows, image_mass.float(), text_rows, text_mass.float())
     return _TransportSimilarity.apply(*arguments, regularization, num_iterations, dustbins)
@@ -153,8 +153,9 @@ def _add_scores(scores: Tensor, images: Bucket, captions: Bucket, options: tuple
     """Write the scores of all pairs of two buckets into [B_i, B_t]."""
     entries = images.block * captions.block  # of a pair
     if entries > MAX_TILE_ENTRIES or images.block > BLOCKS[-1]:
-        workspace = _workspace(images, captions, captions.in_tile(), options, backward=False)
-        _transport(workspace, None, scores, images, captions, options)
+        num_tiles = images.size * triton.cdiv(captions.size, captions.in_tile())
+        workspace = _workspace(images, captions, captions.in_tile(), num_tiles, passes=1)
+        _transport(workspace, None, num_tiles, scores, images, captions, options)
         return
     # Longer captions are spread over several warps, whose sums take more registers.
     pairs = (MAX_TILE_ENTRIES if captions.block <= 32 else MAX_TILE_ENTRIES // 2) // entries
@@ -189,13 +190,13 @@ def _add_gradients(
     tiles = has_gradient.flatten().nonzero().flatten().int()
     if not len(tiles):
         return
-    workspace = _workspace(images, captions, group, options, backward=True)
+    workspace = _workspace(images, captions, group, len(tiles), passes=options[1])
     text_rows = captions.rows.view(-1, group * captions.block)
     mass_grads = (targets[1], 1), (targets[3], 0)  # with the dimension of the other side
     per_pair = [mass if mass is not None and mass.shape[other] > 1 else None for mass, other in mass_grads]
     shared = [mass if mass is not None and mass.shape[other] == 1 else None for mass, other in mass_grads]
     for some in tiles.split(len(workspace.similarity)):
-        _transport(workspace, some, gradient, images, captions, options, per_pair)
+        _transport(workspace, some, len(some), gradient, images, captions, options, per_pair)
         image_tiles, text_tiles = some // workspace.text_tiles, some % workspace.text_tiles
         grads = workspace.similarity_grad
         _multiply(
@@ -212,8 +213,7 @@ class Workspace(NamedTuple):
     """What `transport_kernel` keeps of each tile, float32; one tile a program at a time."""
 
     captions: int  # in a tile
-    text_tiles: int
-    num_tiles: int
+    text_tiles: int  # into which the bucket of captions falls
     similarity: Tensor  # S, [programs, words, regions]
     similarity_grad: Tensor  # S̄, likewise
     f: Tensor  # log a of every pass, [programs, passes, captions, regions]
@@ -222,21 +222,20 @@ class Workspace(NamedTuple):
     nu_grad: Tensor  # ν̄, [programs, 1, words]
 
 
-def _workspace(images: Bucket, captions: Bucket, in_tile: int, options: tuple, backward: bool) -> Workspace:
-    passes = options[1] if backward else 1
+def _workspace(images: Bucket, captions: Bucket, in_tile: int, num_tiles: int, passes: int) -> Workspace:
+    """For as many programs as there are tiles, or as fit `WORKSPACE`; `passes` is n, or 1 to keep the last alone."""
     words, regions = in_tile * captions.block, images.block
     shapes = [(words, regions), (words, regions), (passes, in_tile, regions), (passes, 1, words)]
     shapes += [(in_tile, regions), (1, words)]
-    text_tiles = triton.cdiv(captions.size, in_tile)
-    num_tiles = images.size * text_tiles
     programs = min(num_tiles, max(1, WORKSPACE // (4 * sum(map(math.prod, shapes)))))
     tensors = [torch.empty(programs, *shape, device=images.flat.device) for shape in shapes]
-    return Workspace(in_tile, text_tiles, num_tiles, *tensors)
+    return Workspace(in_tile, triton.cdiv(captions.size, in_tile), *tensors)
 
 
 def _transport(
     workspace: Workspace,
     tiles: Tensor | None,
+    num_tiles: int,
     scores: Tensor,
     images: Bucket,
     captions: Bucket,
@@ -244,13 +243,12 @@ def _transport(
     mass_grads: Sequence[Tensor | None] = (None, None),
 ) -> None:
     """Write the scores of all tiles, or (`scores` being their gradient) S̄ of the given ones into the workspace."""
-    num_tiles = workspace.num_tiles if tiles is None else len(tiles)
     block = min(images.block, IMAGE_BLOCK)
     transport_kernel[(min(num_tiles, len(workspace.similarity)),)](
         *(scores, scores.stride(0), num_tiles, workspace.text_tiles),
         *_arguments(images, captions, options),
         tiles,
-        *workspace[3:],
+        *workspace[2:],
         *mass_grads,
         *(tiles is not None, *(each is not None for each in mass_grads)),
         *(workspace.captions, captions.block, block, images.block // block),
@@ -306,11 +304,11 @@ def _multiply(
     bounds = torch.searchsorted(own_tiles[order], units)
     own, inner, chunk = GRADIENT_BLOCK
     own, inner, width = min(own, own_size), min(inner, other_rows.shape[1]), other.shape[1]
-    chunks = triton.cdiv(width, chunk) if rows_grad is not None else 1
+    blocks, chunks = own_size // own, triton.cdiv(width, chunk) if rows_grad is not None else 1
     bfloat16 = other.dtype == torch.bfloat16
-    gradient_kernel[(num_units, own_size // own, chunks)](
+    gradient_kernel[(num_units * blocks * chunks,)](
         *(rows_grad, mass_grad, own_rows, own_size, other, other.stride(0), other_rows, other_rows.shape[1]),
-        *(order, bounds, other_tiles, grads, *grads.stride(), tile_mass_grad, width),
+        *(order, bounds, other_tiles, grads, *grads.stride(), tile_mass_grad, width, chunks, blocks),
         *(tile_mass_grad.shape[1], own, inner, chunk, bfloat16),
         "ieee" if INTERPRETED else "half" if bfloat16 else "tf32x3",
         *(rows_grad is not None, mass_grad is not None),
