@@ -1,7 +1,14 @@
 """Small models and data that many tests share."""
 
+import os
+
 import pytest
 import torch
+
+# Triton reads it when it is imported, which transformers does: without a GPU the kernels run in its interpreter.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from tiny import TEXT, tiny_config
 from transformers import ViTImageProcessor
 
