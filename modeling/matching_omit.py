@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .sinkhorn_omit import LOG_ZERO, at_least_float32, sinkhorn
-from .transport_omit import keeps_plans, row_similarity, transport_similarity
+from .transport_omit import chosen_backend, row_similarity, transport_similarity
 
 DEFAULT_MEMORY_BUDGET = 2**28  # bytes
 PLANS_IN_MEMORY = 10  # tensors of a plan's size alive at once in a head's forward pass
@@ -79,15 +79,18 @@ class OTMatching(nn.Module):
         self.marginals = config.marginals
         self.backend = config.backend
 
+    @property
+    def options(self) -> dict:
+        """Of `transport_similarity`."""
+        return {
+            "regularization": self.regularization,
+            "num_iterations": self.num_iterations,
+            "dustbins": self.dustbins,
+        }
+
     def forward(self, image: OmitFeatures, text: OmitFeatures, product: str = "float32") -> Tensor:
-        return transport_similarity(
-            *self.sides(image, text),
-            regularization=self.regularization,
-            num_iterations=self.num_iterations,
-            dustbins=self.dustbins,
-            backend=self.backend,
-            product=product,
-        )
+        sides = self.sides(image, text)
+        return transport_similarity(*sides, **self.options, backend=self.backend, product=product)
 
     def transport_plan(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
         """P, [B_i, B_t, K, L]; with dustbins P̃, [B_i, B_t, K+1, L+1], row and column 0 being theirs."""
@@ -103,7 +106,9 @@ class OTMatching(nn.Module):
 
     def elements_per_pair(self, image: OmitFeatures, text: OmitFeatures) -> int:
         rows, columns = (side.embeds.shape[1] + self.dustbins for side in (image, text))
-        if keeps_plans(self.backend, image.embeds.device):
+        with torch.no_grad():
+            backend = chosen_backend(self.backend, self.sides(image, text), self.options)
+        if backend == "reference":
             return PLANS_IN_MEMORY * rows * columns
         return 1 + (rows + columns if self.marginals == "cross_global" else 0)
 

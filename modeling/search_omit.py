@@ -97,8 +97,7 @@ class _BoundedSearch:
     """
 
     def __init__(self, head: nn.Module, sides: tuple[Tensor, Tensor, Tensor, Tensor], directions: Tensor):
-        self.sides, self.dustbins = sides, head.dustbins
-        self.options = {"regularization": head.regularization, "num_iterations": head.num_iterations}
+        self.sides, self.options = sides, head.options
         self.compressed = [_compressed(rows, directions) for rows in (sides[0], sides[2])]
         self.passing = self.to_pass = 0
 
@@ -121,14 +120,14 @@ class _BoundedSearch:
         image_rows, image_mass, text_rows, text_mass = self.sides
         block = (image_rows[images], image_mass[images], text_rows[captions], text_mass[:, captions])
         compressed = (self.compressed[0][images], block[1], self.compressed[1][captions], block[3])
-        bound = packed_bound(*compressed, dustbins=self.dustbins) + ROUNDING / self.options["regularization"]
+        bound = packed_bound(*compressed, dustbins=self.options["dustbins"]) + ROUNDING / self.options["regularization"]
         bound = bound if dim == 1 else bound.T
         scores = torch.full_like(bound, -torch.inf)
 
         def score(chosen: Tensor) -> None:
             query, candidate = chosen.nonzero(as_tuple=True)
             pairs = (query, candidate) if dim == 1 else (candidate, query)
-            scores[query, candidate] = packed_pair_similarity(*block, *pairs, **self.options, dustbins=self.dustbins)
+            scores[query, candidate] = packed_pair_similarity(*block, *pairs, **self.options)
 
         first = torch.zeros_like(bound, dtype=torch.bool).scatter_(1, bound.topk(k).indices, True)
         score(first)

@@ -84,7 +84,9 @@ def transport_similarity(
         _check_product(product, backend, arguments)
         backend, options["product"] = "cpu", product
     with torch.autocast(image_rows.device.type, enabled=False):
-        return _backend(backend, arguments, options).similarity(*arguments, **options)
+        chosen = chosen_backend(backend, arguments, options)
+        logger.debug("Transport on %s by backend %r.", image_rows.device, chosen)
+        return BACKENDS[chosen].similarity(*arguments, **options)
 
 
 def row_similarity(image_rows: Tensor, text_rows: Tensor) -> Tensor:
@@ -121,18 +123,21 @@ BACKENDS = {
 }
 
 
-def _backend(name: str, arguments: tuple, options: dict) -> Backend:
+def chosen_backend(name: str, arguments: tuple[Tensor, Tensor, Tensor, Tensor], options: dict) -> str:
+    """The name of the backend that serves the arguments of `transport_similarity`, where `name` may be `auto`.
+
+    Raises:
+        ValueError: if there is none of the name, or it cannot serve them.
+    """
     if name == "auto":
         on_cpu = arguments[0].device.type == "cpu"
-        candidates = ["cpu"] if on_cpu else [name for name in reversed(BACKENDS) if name not in ("cpu", "reference")]
+        candidates = ["cpu"] if on_cpu else [each for each in reversed(BACKENDS) if each not in ("cpu", "reference")]
         for candidate in candidates:
             reason = BACKENDS[candidate].limit(*arguments, **options)
             if reason is None:
-                logger.debug("Transport on %s by backend %r.", arguments[0].device, candidate)
-                return BACKENDS[candidate]
+                return candidate
             logger.info("Backend %r cannot be used: %s", candidate, reason)
-        logger.debug("Transport on %s by backend 'reference'.", arguments[0].device)
-        return BACKENDS["reference"]
+        return "reference"
     if name not in BACKENDS:
         known = ", ".join(map(repr, ["auto", *BACKENDS]))
         hint = " (import omit_hf.kernels to have 'triton')" if name == "triton" else ""
@@ -140,7 +145,7 @@ def _backend(name: str, arguments: tuple, options: dict) -> Backend:
     reason = BACKENDS[name].limit(*arguments, **options)
     if reason is not None:
         raise ValueError(f"backend {name!r} cannot be used: {reason} backend='auto' chooses one that can.")
-    return BACKENDS[name]
+    return name
 
 
 def _check_product(product: str, backend: str, arguments: tuple) -> None:
@@ -153,8 +158,3 @@ def _check_product(product: str, backend: str, arguments: tuple) -> None:
         )
     if torch.is_grad_enabled() and any(each.requires_grad for each in arguments):
         raise ValueError(f"product {product!r} has no gradient; score under torch.inference_mode(), or use 'float32'.")
-
-
-def keeps_plans(name: str, device: torch.device) -> bool:
-    """Whether a backend is likely to hold the plans of all pairs in memory, so that a caller had better tile them."""
-    return name == "reference" or (name == "auto" and device.type != "cpu" and len(BACKENDS) == 2)

@@ -10,7 +10,7 @@ from torch import nn
 
 from omit_hf import partial_sinkhorn_similarity
 from omit_hf.modeling import OmitFeatures
-from omit_hf.modeling.matching_omit import MATCHING, fragment_marginals, tiled_similarity
+from omit_hf.modeling.matching_omit import MATCHING, PLANS_IN_MEMORY, fragment_marginals, tiled_similarity
 
 WIDTH = 16
 
@@ -267,6 +267,13 @@ def test_marginals_sum_to_one_or_are_zero(kind):
     torch.testing.assert_close(total[:2], torch.ones_like(total[:2]))
     assert (total[2] == 0).all()
     assert (shares.transpose(0, 1)[:, ~side.mask] == 0).all()
+
+
+def test_pairs_are_tiled_where_the_plans_are_in_memory():
+    image, text = features(1, [5, 2]), features(2, [4, 3, 1])
+    assert head_of("omit").elements_per_pair(image, text) == 1
+    assert head_of("omit", backend="reference").elements_per_pair(image, text) == PLANS_IN_MEMORY * 6 * 5
+    assert head_of("ot", regularization=0.001).elements_per_pair(image, text) == PLANS_IN_MEMORY * 5 * 4  # fell back
 
 
 def test_no_tile_is_larger_than_the_budget():

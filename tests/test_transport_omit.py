@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from omit_hf import sinkhorn
 from omit_hf.modeling import tiles_omit
-from omit_hf.modeling.transport_omit import BACKENDS, row_similarity, transport_similarity
+from omit_hf.modeling.transport_omit import BACKENDS, chosen_backend, row_similarity, transport_similarity
 
 EPSILON = {torch.float64: 1e-11, torch.float32: 2e-6}
 
@@ -194,6 +194,7 @@ def test_auto_falls_back_and_says_why(caplog):
         score = transport_similarity(*arguments, **options)
     assert "Backend 'cpu' cannot be used: similarity / regularization may reach 500, and it takes 320." in caplog.text
     assert torch.equal(score, transport_similarity(*arguments, backend="reference", **options))
+    assert chosen_backend("auto", arguments, options) == "reference"
     with pytest.raises(ValueError, match="backend 'cpu' cannot be used: .* reach 500.*backend='auto' chooses one"):
         transport_similarity(*arguments, backend="cpu", **options)
 

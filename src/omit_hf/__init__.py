@@ -1,8 +1,9 @@
 """OMIT for Hugging Face: fine-grained image-text matching by partial optimal transport.
 
-Importing the package makes the Auto classes of transformers know its models.
+Importing the package makes the Auto classes of transformers know its models, and its models the Triton backend.
 """
 
+import omit_hf.kernels  # noqa: F401 (registers its backends)
 from omit_hf.evaluation.retrieval import retrieval_metrics
 from omit_hf.hub.registration import register
 from omit_hf.modeling import OmitConfig, OmitModel, OmitProcessor, partial_sinkhorn_similarity, sinkhorn
