@@ -1,7 +1,7 @@
-"""Encoders: from pixels or words to fragments, their mask and a global feature (section 3).
+"""Encoders: from regions, pixels or words to fragments, their mask and a global feature (section 3).
 
-Each is a backbone and a projection to the common width D. What a frozen backbone gives, its `states`, can be cached and
-passed in the place of its input.
+Each ends in a projection to the common width D, of what a backbone gives or of precomputed regions. What a frozen
+backbone gives, its `states`, can be cached and passed in the place of its input.
 """
 
 import inspect
@@ -19,11 +19,93 @@ class Projection(nn.Linear):
     """From a backbone's width to D; a class of its own so that it gets an initialisation of its own."""
 
 
+class RegionEncoder(nn.Module):
+    """Image side: precomputed regions, projected by FC + MLP with batch norm; the global feature is their mean."""
+
+    input_name = "region_features"
+
+    def __init__(self, config):
+        super().__init__()
+        regions = config.vision_config
+        self.feature_size, self.kept_share = regions.feature_size, regions.kept_share
+        self.projection = Projection(regions.feature_size, config.projection_dim)
+        self.mlp = nn.Sequential(
+            Projection(regions.feature_size, regions.hidden_size),
+            nn.BatchNorm1d(regions.hidden_size),
+            nn.ReLU(),
+            nn.Dropout(regions.dropout),
+            Projection(regions.hidden_size, config.projection_dim),
+        )
+
+    def forward(self, region_features: Tensor, region_mask: Tensor | None = None, **kwargs):
+        """
+        Args:
+            region_features: [B, K, feature_size].
+            region_mask: true for regions, false for padding, [B, K]; None for no padding.
+
+        Returns:
+            Fragments [B, K, D], mask [B, K], global feature [B, D] and the regions that they were made of. In training
+            K is what `kept_share` leaves.
+        """
+        if region_features.ndim != 3 or region_features.shape[-1] != self.feature_size:
+            raise ValueError(
+                f"region_features has shape {tuple(region_features.shape)}; expected [B, K, {self.feature_size}], as "
+                f"vision_config.feature_size has it. Features of another detector need a model with that feature_size."
+            )
+        if region_mask is not None and region_mask.shape != region_features.shape[:2]:
+            raise ValueError(
+                f"region_mask has shape {tuple(region_mask.shape)}; expected {tuple(region_features.shape[:2])}, that "
+                "of region_features without the last dimension."
+            )
+        regions = region_features.to(self.projection.weight.dtype)
+        if self.training and self.kept_share < 1:
+            regions, region_mask = keep_regions(regions, region_mask, self.kept_share)
+        if region_mask is None:
+            mask = torch.ones(regions.shape[:2], dtype=torch.bool, device=regions.device)
+            fragments = self._project(regions.flatten(0, 1)).view(*regions.shape[:2], -1)
+        else:  # the valid regions alone, or padding would be in the statistics of the batch norm
+            mask = region_mask.bool()
+            valid = self._project(regions[mask])
+            fragments = valid.new_zeros(*mask.shape, valid.shape[-1])
+            fragments[mask] = valid
+        return fragments, mask, masked_mean(fragments, mask), BaseModelOutput(last_hidden_state=regions)
+
+    def _project(self, regions: Tensor) -> Tensor:
+        return self.projection(regions) + self.mlp(regions)
+
+
+def keep_regions(regions: Tensor, mask: Tensor | None, share: float) -> tuple[Tensor, Tensor | None]:
+    """A random choice of each image's regions, in their order: exactly int(share · K) of K, but at least one.
+
+    Args:
+        regions: [B, K, width].
+        mask: true where a region is valid, [B, K]; None for everywhere.
+
+    Returns:
+        Regions [B, int(share · K), width]; their mask, or None where there was none.
+    """
+    batch, most, width = regions.shape
+    kept = max(1, int(share * most))
+    chance = torch.rand(batch, most, device=regions.device)
+    if mask is None:
+        index = chance.topk(kept).indices.sort().values
+    else:
+        count = (share * mask.sum(dim=1).double()).int().clamp_min(1)
+        index = chance.masked_fill(~mask.bool(), -1).topk(kept).indices
+        valid = (torch.arange(kept, device=mask.device) < count[:, None]) & mask.bool().gather(1, index)
+        index = index.masked_fill(~valid, most).sort().values  # what is left over comes last
+        mask = index < most
+        index = index.clamp_max(most - 1)
+    return regions.gather(1, index[..., None].expand(-1, -1, width)), mask
+
+
 class GridEncoder(nn.Module):
     """Image side: the grid cells or patches of any vision backbone.
 
     The global feature is the projected CLS state of a backbone that has one, else the mean of the projected cells.
     """
+
+    input_name = "pixel_values"
 
     def __init__(self, config, backbone: nn.Module | None = None):
         super().__init__()

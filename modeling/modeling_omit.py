@@ -17,6 +17,7 @@ from .encoders_omit import (
     BiGRU,
     GridEncoder,
     Projection,
+    RegionEncoder,
     TextEncoder,
     align_memory,
     pretrained_backbone,
@@ -128,7 +129,10 @@ class OmitModel(OmitPreTrainedModel):
                 `config` must hold copies of their configurations, since it takes hold of what it is given.
         """
         super().__init__(config)
-        self.vision_encoder = GridEncoder(config, vision_backbone)
+        if config.vision_config.model_type == "omit_region":
+            self.vision_encoder = RegionEncoder(config)
+        else:
+            self.vision_encoder = GridEncoder(config, vision_backbone)
         self.text_encoder = TextEncoder(config, text_backbone)
         self.matching = MATCHING[config.matching](config)
         # Without gradient where no loss reads it, or distributed training would wait for one.
@@ -137,21 +141,45 @@ class OmitModel(OmitPreTrainedModel):
 
     @can_return_tuple
     def get_image_features(
-        self, pixel_values: Tensor | None = None, image_states: Tensor | None = None, **kwargs
+        self,
+        pixel_values: Tensor | None = None,
+        image_states: Tensor | None = None,
+        region_features: Tensor | None = None,
+        region_mask: Tensor | None = None,
+        **kwargs,
     ) -> OmitFeatures:
-        """Fragments, mask and global feature of images.
+        """Fragments, mask and global feature of images, given in exactly one of three forms.
 
         Args:
             pixel_values: [B, 3, H, W].
-            image_states: what `model.vision_encoder.encode` gave for the images, [B, 1 + K, width], in their place.
+            image_states: what `model.vision_encoder.encode` gave for the pixels, [B, 1 + K, width], in their place.
+            region_features: precomputed regions, [B, K, feature_size], of a model whose vision_config is `omit_region`.
+            region_mask: true for regions, false for padding, [B, K]; None for no padding.
             kwargs: for the backbone, such as `output_hidden_states`.
 
         Returns:
             [`OmitFeatures`]: `embeds` [B, K, D], `mask` [B, K], `pooled` [B, D], `norms` [B, K] and the backbone's
             outputs.
+
+        Raises:
+            ValueError: if there is none of the forms, more than one, or one that the image encoder does not take.
         """
-        if pixel_values is None and image_states is None:
-            raise ValueError("No image given; expected pixel_values (from OmitProcessor(images=…)) or image_states.")
+        forms = {"pixel_values": pixel_values, "region_features": region_features, "image_states": image_states}
+        given = [name for name, value in forms.items() if value is not None]
+        taken, kind = self.vision_encoder.input_name, self.config.vision_config.model_type
+        if taken == "region_features":
+            allowed, source = (taken,), "OmitProcessor(regions=…)"
+        else:
+            allowed, source = (taken, "image_states"), "OmitProcessor(images=…)"
+        if len(given) != 1 or given[0] not in allowed:
+            raise ValueError(
+                f"{'No image' if not given else ' and '.join(given)} given; expected {' or '.join(allowed)}, and that "
+                f"alone, since the image encoder is {kind!r}; {source} makes {taken}."
+            )
+        if region_mask is not None and taken != "region_features":
+            raise ValueError(f"region_mask given; expected none, since the image encoder {kind!r} takes {taken}.")
+        if taken == "region_features":
+            return self._features(*self.vision_encoder(region_features, region_mask, **kwargs))
         return self._features(*self.vision_encoder(pixel_values, image_states, **kwargs))
 
     @can_return_tuple
@@ -218,6 +246,8 @@ class OmitModel(OmitPreTrainedModel):
         position_ids: Tensor | None = None,
         image_states: Tensor | None = None,
         text_states: Tensor | None = None,
+        region_features: Tensor | None = None,
+        region_mask: Tensor | None = None,
         image_ids: Tensor | None = None,
         return_loss: bool = False,
         output_transport: bool = False,
@@ -232,6 +262,7 @@ class OmitModel(OmitPreTrainedModel):
         Args:
             input_ids, attention_mask, token_type_ids, position_ids: captions, [B_t, L].
             pixel_values: images, [B_i, 3, H, W].
+            region_features, region_mask: images as precomputed regions, [B_i, K, feature_size] and [B_i, K].
             image_states, text_states: cached states of the backbones; see `get_image_features`, `get_text_features`.
             image_ids: for the loss, which image each pair shows, int64 [B]: pairs of one image are no negatives of
                 each other. By default every pair shows its own.
@@ -245,7 +276,9 @@ class OmitModel(OmitPreTrainedModel):
         asked = {name: value for name, value in asked.items() if value is not None}
         positions = {"token_type_ids": token_type_ids, "position_ids": position_ids}
         positions = {name: value for name, value in positions.items() if value is not None}
-        image = self.get_image_features(pixel_values, image_states, return_dict=True, **asked)
+        image = self.get_image_features(
+            pixel_values, image_states, region_features, region_mask, return_dict=True, **asked
+        )
         text = self.get_text_features(input_ids, attention_mask, text_states, return_dict=True, **positions, **asked)
 
         loss = None

@@ -281,7 +281,7 @@ def test_auto_processor_is_known(processor, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pixel_values": None}, "No image given; expected pixel_values"),
+        ({"pixel_values": None}, "No image given; expected pixel_values or image_states"),
         ({"input_ids": None}, "No text given; expected input_ids"),
         (
             {"attention_mask": torch.ones(2, 3)},
