@@ -90,6 +90,8 @@ class OmitConfig(PreTrainedConfig):
             otherwise. Clamped to ln 100 at most.
         text_pooling: which state is the global feature of a caption: the `mean` of its fragments, the first token
             (`cls`) or the last one (`last`, for encoders that end on EOS).
+        vision_pooling_head: let the attention pooling head of a SigLIP vision backbone give the global feature of an
+            image, and pass each patch through it alone; see `GridEncoder`.
         special_token_ids: ids that are never text fragments, as the tokenizer has them (CLS, SEP, padding …).
 
     Example:
@@ -116,6 +118,7 @@ class OmitConfig(PreTrainedConfig):
     margin: float | int = 0.05
     logit_scale_init_value: float | int = 2.6592
     text_pooling: Literal["mean", "cls", "last"] = "mean"
+    vision_pooling_head: bool = False
     special_token_ids: list[int] | None = None
 
     def validate_matching(self):

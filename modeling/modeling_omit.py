@@ -7,23 +7,14 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.utils import can_return_tuple
 
+from .backbones_omit import align_memory, fit_tokenizer, pretrained_backbone, pretrained_tokenizer, text_settings
 from .configuration_omit import OmitConfig
-from .encoders_omit import (
-    BiGRU,
-    GridEncoder,
-    Projection,
-    RegionEncoder,
-    TextEncoder,
-    align_memory,
-    pretrained_backbone,
-    pretrained_tokenizer,
-    text_settings,
-)
+from .encoders_omit import BiGRU, GridEncoder, Projection, RegionEncoder, TextEncoder
 from .losses_omit import gather_with_gradient, info_nce_loss, triplet_loss
 from .matching_omit import DEFAULT_MEMORY_BUDGET, MATCHING, OmitFeatures, OmitMatching, tiled_similarity
 from .sinkhorn_omit import at_least_float32
@@ -365,19 +356,85 @@ class OmitModel(OmitPreTrainedModel):
         Raises:
             OSError: if a model is not found, or there is no tokenizer beside the text model and one of the two fields
                 that it decides is not given.
+            ValueError: if that tokenizer has more tokens than the text model.
 
         Example:
             ```python
             model = OmitModel.from_vision_text_pretrained("facebook/dinov2-base", "google-bert/bert-base-uncased")
             ```
         """
-        if not {"special_token_ids", "text_pooling"} <= config_kwargs.keys():
-            config_kwargs = text_settings(pretrained_tokenizer(text_model_name_or_path)) | config_kwargs
         vision_backbone = pretrained_backbone(vision_model_name_or_path, "vision_config", dtype)
         text_backbone = pretrained_backbone(text_model_name_or_path, "text_config", dtype)
+        if not {"special_token_ids", "text_pooling"} <= config_kwargs.keys():
+            tokenizer = pretrained_tokenizer(text_model_name_or_path)
+            fit_tokenizer(text_backbone.config, tokenizer)
+            config_kwargs = text_settings(tokenizer) | config_kwargs
         parts = {"vision_config": vision_backbone.config.to_dict(), "text_config": text_backbone.config.to_dict()}
         config = OmitConfig(**parts, **config_kwargs)
         return cls(config, vision_backbone, text_backbone).to(dtype)
+
+    @classmethod
+    def from_clip(cls, name_or_path: str, *, dtype: torch.dtype = torch.float32, **config_kwargs) -> "OmitModel":
+        """A model that starts from a CLIP or SigLIP checkpoint and keeps its projections, so that it matches untrained.
+
+        The global features are CLIP's: the cosine of `image_pooled` and `text_pooled` is the checkpoint's own. The
+        fragments lie in the same space: CLIP's last norm and projection applied to every patch and every token, not to
+        CLS and EOS alone; of SigLIP, whose image is pooled by an attention head, what that head gives for each patch
+        alone. SigLIP's logit bias, which no ranking depends on, is left out.
+
+        Args:
+            name_or_path: Hub id or folder of the checkpoint, with its tokenizer.
+            dtype: of the parameters.
+            config_kwargs: fields of [`OmitConfig`], such as `matching`. Left out, `projection_dim` and
+                `logit_scale_init_value` are the checkpoint's, and `special_token_ids` and `text_pooling` what the
+                tokenizer says.
+
+        Raises:
+            ValueError: for another kind of checkpoint, a `projection_dim` that is not the checkpoint's, or a tokenizer
+                that does not fit it.
+            OSError: if it is not found, or has no tokenizer.
+
+        Example:
+            ```python
+            model = OmitModel.from_clip("openai/clip-vit-base-patch32")
+            ```
+        """
+        kind = AutoConfig.from_pretrained(name_or_path).model_type
+        if kind not in ("clip", "siglip"):
+            raise ValueError(
+                f"{name_or_path} is a {kind!r} model; expected 'clip' or 'siglip'. For two other backbones there is "
+                "OmitModel.from_vision_text_pretrained."
+            )
+        clip = align_memory(AutoModel.from_pretrained(name_or_path, dtype=dtype))
+        text_projection = clip.text_projection if kind == "clip" else clip.text_model.head
+        width = text_projection.out_features
+        if config_kwargs.get("projection_dim", width) != width:
+            raise ValueError(
+                f"projection_dim is {config_kwargs['projection_dim']}; expected {width}, the width of the projections "
+                f"of {name_or_path}, which are kept."
+            )
+        tokenizer = pretrained_tokenizer(name_or_path)
+        fit_tokenizer(clip.config.text_config, tokenizer)
+        settings = {
+            **text_settings(tokenizer),
+            "projection_dim": width,
+            "logit_scale_init_value": clip.logit_scale.item(),
+            "vision_pooling_head": kind == "siglip",
+        }
+        parts = {"vision_config": clip.config.vision_config.to_dict(), "text_config": clip.config.text_config.to_dict()}
+        model = cls(OmitConfig(**parts, **(settings | config_kwargs)), clip.vision_model, clip.text_model).to(dtype)
+        with torch.no_grad():
+            if kind == "clip":
+                model.vision_encoder.projection.weight.copy_(clip.visual_projection.weight)
+            else:  # the head has projected
+                torch.nn.init.eye_(model.vision_encoder.projection.weight)
+            model.vision_encoder.projection.bias.zero_()
+            model.text_encoder.projection.weight.copy_(text_projection.weight)
+            if text_projection.bias is None:
+                model.text_encoder.projection.bias.zero_()
+            else:
+                model.text_encoder.projection.bias.copy_(text_projection.bias)
+        return model
 
 
 def _gather(features: OmitFeatures) -> OmitFeatures:

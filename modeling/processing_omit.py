@@ -13,7 +13,9 @@ class OmitProcessor(ProcessorMixin):
     """An image processor and a tokenizer under one roof.
 
     Captions are padded to the longest and cut to the tokenizer's `model_max_length`; tensors are PyTorch's. All of it
-    can be changed in the call: `processor(text=…, padding="max_length", max_length=32)`.
+    can be changed in the call: `processor(text=…, padding="max_length", max_length=32)`. A tokenizer without an
+    attention mask, such as SigLIP's, is of a model that reads the padding too: captions are padded to its
+    `model_max_length`, and the mask is all ones.
 
     Args:
         image_processor: of the vision backbone; None for a model of precomputed regions.
@@ -74,9 +76,16 @@ class OmitProcessor(ProcessorMixin):
             ]
             if not images:
                 raise ValueError("images is an empty list; expected at least one picture.")
-        if text is not None:
-            self._check_text([text] if isinstance(text, str) else text, kwargs)
-        return super().__call__(images=images, text=text, **kwargs)
+        if text is None:
+            return super().__call__(images=images, **kwargs)
+        masked = "attention_mask" in self.tokenizer.model_input_names
+        if not masked:
+            kwargs.setdefault("padding", "max_length")
+        self._check_text([text] if isinstance(text, str) else text, kwargs)
+        inputs = super().__call__(images=images, text=text, **kwargs)
+        if not masked and isinstance(inputs["input_ids"], torch.Tensor):
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        return inputs
 
     def _check_text(self, text, kwargs):
         if not isinstance(text, list | tuple) or len(text) == 0:

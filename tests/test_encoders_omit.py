@@ -1,10 +1,12 @@
+import miniatures
 import pytest
 import torch
 from tiny import REGIONS, TEXT, tiny_config
 from torch import nn
 
-from omit_hf import OmitModel
-from omit_hf.modeling.encoders_omit import backbone_width, keep_regions, text_settings
+from omit_hf import OmitModel, OmitProcessor
+from omit_hf.modeling.backbones_omit import backbone_width, text_settings
+from omit_hf.modeling.encoders_omit import keep_regions
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 # What each vision backbone makes of 64 x 96 pixels (CLIP and SigLIP: 64 x 64): cells, and whether it has a CLS state.
@@ -45,6 +47,8 @@ def test_cells_of_every_vision_backbone(kind):
     assert out.mask.all()
     torch.testing.assert_close(out.embeds.norm(dim=-1), torch.ones(2, cells))
     states = out.last_hidden_state
+    if kind == "clip_vision_model":
+        states = model.vision_encoder.backbone.post_layernorm(states)  # as CLIP does with the CLS state
     projection = model.vision_encoder.projection
     if states.ndim == 4:
         states = states.flatten(2).transpose(1, 2)
@@ -54,6 +58,54 @@ def test_cells_of_every_vision_backbone(kind):
     torch.testing.assert_close(out.pooled, nn.functional.normalize(projection(expected), dim=-1))
     torch.testing.assert_close(out.embeds, nn.functional.normalize(projection(states[:, prefix:]), dim=-1))
     assert model.vision_encoder.projection.in_features == backbone_width(model.vision_encoder.backbone)
+
+
+OTHER_SIZES = {  # cells of 80 x 48 pixels
+    "resnet": 10 * 6,
+    "convnext": 10 * 6,
+    "vit": 5 * 3,
+    "dinov2": 5 * 3,
+    "dinov2_with_registers": 5 * 3,
+    "clip_vision_model": 5 * 3,
+    "siglip_vision_model": 5 * 3,
+    "swin": 10 * 6,
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_SIZES)
+def test_any_resolution(kind):
+    """Pictures that are not square and not of the backbone's own size: its positions are interpolated."""
+    options = {**VISION[kind][0], **({"image_size": 64} if "image_size" in VISION[kind][0] else {})}
+    model = OmitModel(tiny_config(vision_config={"model_type": kind, **options})).eval()
+    pixels = torch.rand(2, 3, 80, 48)
+    encoder = model.vision_encoder
+    fragments, mask, _, _ = encoder(pixels)
+    assert fragments.shape == (2, OTHER_SIZES[kind], 16)
+    assert mask.all()
+    interpolated = {"interpolate_pos_encoding": True} if kind in ("vit", "clip_vision_model", "swin") else {}
+    if kind == "siglip_vision_model":
+        interpolated = {"interpolate_pos_encoding": True}
+    states = encoder.backbone(pixels, **interpolated).last_hidden_state
+    states = states.flatten(2).transpose(1, 2) if states.ndim == 4 else states[:, -OTHER_SIZES[kind] :]
+    if kind == "clip_vision_model":
+        states = encoder.backbone.post_layernorm(states)
+    torch.testing.assert_close(fragments, encoder.projection(states))
+
+
+def test_the_pooling_head_of_siglip():
+    """The global feature is the head's; a fragment is what the head gives for its patch alone."""
+    config = {"model_type": "siglip_vision_model", **VISION["siglip_vision_model"][0]}
+    encoder = OmitModel(tiny_config(vision_config=config, vision_pooling_head=True)).eval().vision_encoder
+    fragments, _, pooled, output = encoder(torch.rand(2, 3, 64, 64))
+    torch.testing.assert_close(pooled, encoder.projection(output.pooler_output))
+    for patch in (0, 7):
+        alone = encoder.backbone.head(output.last_hidden_state[:, patch : patch + 1])
+        torch.testing.assert_close(fragments[:, patch], encoder.projection(alone))
+
+
+def test_a_pooling_head_that_is_not_there():
+    with pytest.raises(ValueError, match="vision_pooling_head is on, but 'resnet' has no attention pooling head"):
+        OmitModel(tiny_config(vision_config={"model_type": "resnet"}, vision_pooling_head=True))
 
 
 def test_an_earlier_stage_by_autobackbone():
@@ -294,8 +346,71 @@ def test_every_parameter_of_the_default_encoders_gets_a_gradient(model, inputs):
 
 
 def test_a_text_encoder_that_automodel_does_not_know():
-    with pytest.raises(ValueError, match="AutoModel has no model for .*siglip_text_model"):
-        OmitModel(tiny_config(text_config={"model_type": "siglip_text_model"}))
+    with pytest.raises(ValueError, match="AutoModel has no model for .*siglip2_text_model"):
+        OmitModel(tiny_config(text_config={"model_type": "siglip2_text_model"}))
+
+
+@pytest.mark.parametrize("kind", miniatures.TEXT)
+def test_words_with_the_tokenizer_of_every_text_encoder(kind):
+    """What is found from each tokenizer: letters alone are fragments, however a caption is padded."""
+    tokenizer = miniatures.text_tokenizer(kind)
+    settings = text_settings(tokenizer)
+    assert set(settings["special_token_ids"]) == set(tokenizer("")["input_ids"]) | {tokenizer.pad_token_id}
+    assert settings["text_pooling"] == ("cls" if "bert" in kind else "last")
+    config = {"model_type": kind, **miniatures.text_options(kind, tokenizer)}
+    model = OmitModel(tiny_config(text_config=config, **settings)).eval()
+    processor = OmitProcessor(tokenizer=tokenizer)
+    inputs = processor(text=["abc", "fghijk"])
+    assert inputs["attention_mask"].shape == inputs["input_ids"].shape
+    out = model.get_text_features(**inputs)
+    for ids, mask, letters in zip(inputs["input_ids"], out.mask, ("abc", "fghijk"), strict=True):
+        tokens = tokenizer.convert_ids_to_tokens(ids[mask].tolist())
+        assert "".join(tokens).replace("##", "").replace("</w>", "").replace("▁", "") == letters
+    for number, caption in enumerate(("abc", "fghijk")):  # and in a batch of its own
+        alone = model.get_text_features(**processor(text=caption))
+        torch.testing.assert_close(alone.pooled[0], out.pooled[number], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(alone.embeds[0][alone.mask[0]], out.embeds[number][out.mask[number]])
+
+
+class TestSiglipText:
+    """It reads its padding: without a mask, at one length."""
+
+    @pytest.fixture
+    def tokenizer(self):
+        return miniatures.text_tokenizer("siglip_text_model")
+
+    @pytest.fixture
+    def siglip_model(self, tokenizer):
+        config = miniatures.text_options("siglip_text_model", tokenizer)
+        config = {"model_type": "siglip_text_model", **config}
+        return OmitModel(tiny_config(text_config=config, **text_settings(tokenizer))).eval()
+
+    def test_a_mask_is_not_read(self, siglip_model, tokenizer):
+        inputs = tokenizer(["abc"], padding="max_length", return_attention_mask=True, return_tensors="pt")
+        assert not inputs["attention_mask"].all()
+        out = siglip_model.get_text_features(**inputs)
+        expected = siglip_model.text_encoder.backbone(input_ids=inputs["input_ids"]).last_hidden_state
+        torch.testing.assert_close(out.last_hidden_state, expected)
+        projected = siglip_model.text_encoder.projection(expected[:, -1])
+        torch.testing.assert_close(out.pooled, nn.functional.normalize(projected, dim=-1))
+
+    def test_shorter_captions_are_padded(self, siglip_model, tokenizer):
+        """As pipelines give them, which do not know of this model's one length."""
+        padded = siglip_model.get_text_features(**tokenizer(["abc", "d"], padding="max_length", return_tensors="pt"))
+        short = siglip_model.get_text_features(**tokenizer(["abc", "d"], padding=True, return_tensors="pt"))
+        for name in ("embeds", "mask", "pooled"):
+            assert torch.equal(short[name], padded[name])
+
+    def test_longer_captions_are_an_error(self, siglip_model):
+        with pytest.raises(ValueError, match=r"13 tokens a caption; the text encoder takes 12\. Cut them"):
+            siglip_model.get_text_features(torch.full((1, 13), 5))
+
+
+def test_a_vocabulary_that_does_not_fit(model):
+    with pytest.raises(
+        ValueError, match="input_ids holds 30; expected ids below 30, .* not the one of this checkpoint"
+    ):
+        model.get_text_features(torch.tensor([[2, 30]]))
 
 
 def test_width_that_a_configuration_does_not_tell():

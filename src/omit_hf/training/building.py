@@ -6,7 +6,7 @@ from transformers import AutoImageProcessor, BaseImageProcessor
 
 from omit_hf.data import build_word_tokenizer
 from omit_hf.modeling import OmitConfig, OmitModel, OmitProcessor
-from omit_hf.modeling.encoders_omit import pretrained_backbone, pretrained_tokenizer, text_settings
+from omit_hf.modeling.backbones_omit import pretrained_backbone, pretrained_tokenizer, text_settings
 from omit_hf.training.recipe import Recipe
 
 # Fields that a recipe and an OmitConfig share.
