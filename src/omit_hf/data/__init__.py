@@ -14,6 +14,7 @@ from omit_hf.data.karpathy import load_karpathy
 from omit_hf.data.scenes import load_scenes
 from omit_hf.data.states import cache_states
 from omit_hf.data.vocabulary import build_word_tokenizer
+from omit_hf.data.word_vectors import read_word_vectors
 
 
 def load_image_text(source: str | Path, **options) -> DatasetDict:
@@ -43,4 +44,5 @@ __all__ = [
     "load_image_text",
     "load_karpathy",
     "load_scenes",
+    "read_word_vectors",
 ]
