@@ -115,6 +115,7 @@ class GridEncoder(nn.Module):
     """
 
     input_name = "pixel_values"
+    batch_norm_frozen = False
 
     def __init__(self, config, backbone: nn.Module | None = None):
         super().__init__()
@@ -171,6 +172,8 @@ class GridEncoder(nn.Module):
 
 class TextEncoder(nn.Module):
     """Text side: the words of a BiGRU or the sub-words of any transformer; special tokens are no fragments."""
+
+    batch_norm_frozen = False
 
     def __init__(self, config, backbone: nn.Module | None = None):
         super().__init__()
@@ -290,8 +293,14 @@ def masked_mean(fragments: Tensor, mask: Tensor) -> Tensor:
 
 
 def train_unfrozen(encoder: nn.Module, mode: bool) -> nn.Module:
-    """`Module.train` that leaves a frozen backbone in evaluation mode: no dropout, fixed batch-norm statistics."""
+    """`Module.train` that leaves what is frozen of a backbone in evaluation mode: no dropout, fixed statistics.
+
+    Frozen is a part without a trained parameter, and with `batch_norm_frozen` every batch norm.
+    """
     nn.Module.train(encoder, mode)
-    if not any(parameter.requires_grad for parameter in encoder.backbone.parameters()):
-        encoder.backbone.eval()
+    for part in encoder.backbone.modules():
+        parameters = list(part.parameters())
+        frozen = parameters and not any(parameter.requires_grad for parameter in parameters)
+        if frozen or (encoder.batch_norm_frozen and isinstance(part, nn.modules.batchnorm._BatchNorm)):
+            part.eval()
     return encoder

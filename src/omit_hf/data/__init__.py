@@ -9,6 +9,7 @@ from pathlib import Path
 
 from datasets import DatasetDict
 
+from omit_hf.data.augmentation import Augmentation
 from omit_hf.data.inputs import ImageTextInputs
 from omit_hf.data.karpathy import load_karpathy
 from omit_hf.data.scenes import load_scenes
@@ -38,6 +39,7 @@ def load_image_text(source: str | Path, **options) -> DatasetDict:
 
 
 __all__ = [
+    "Augmentation",
     "ImageTextInputs",
     "build_word_tokenizer",
     "cache_states",

@@ -42,6 +42,9 @@ class Progress:
         batch: batches of this epoch that are done, on each process.
         step: optimiser steps made.
         seconds: training time so far, without evaluation.
+        waiting: of it, the time that the main process waited for data.
+        pairs: that were trained on, on all processes.
+        peak_memory: most bytes that the main process has had in training: of the GPU, or else of the machine.
         best_rsum, best_epoch, best_step: of the best validation yet.
         validations: metrics of every validation.
         num_processes: that the run began with.
@@ -51,6 +54,9 @@ class Progress:
     batch: int = 0
     step: int = 0
     seconds: float = 0.0
+    waiting: float = 0.0
+    pairs: int = 0
+    peak_memory: int = 0
     best_rsum: float = -1.0
     best_epoch: int = -1
     best_step: int = -1
