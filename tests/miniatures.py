@@ -1,7 +1,9 @@
-"""Pretrained backbones in miniature: untrained weights and real tokenizers, saved as the Hub has them."""
+"""Pretrained backbones in miniature, with untrained weights and real tokenizers, as the Hub has them; and data."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -19,6 +21,8 @@ from transformers import (
     SiglipTextModel,
     ViTImageProcessor,
 )
+
+from omit_hf.data import load_scenes
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 VISION = {
@@ -39,7 +43,45 @@ TEXT = {
     "siglip_text_model": SMALL,
 }
 SIGLIP_LENGTH = 12
+KARPATHY = {"train": "train", "validation": "val", "test": "test"}
+WORDS = ("red", "circle", "star", "zebra")  # of the word vectors; the last one no caption has
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def karpathy(folder: Path) -> tuple[Path, Path]:
+    """The JSON and the image folder of a Karpathy data set: Scenes, 12 / 4 / 4 images of 5 captions."""
+    entries = []
+    (folder / "images").mkdir(parents=True)
+    for split, name in KARPATHY.items():
+        for number, row in enumerate(_scenes()[split]):
+            row["image"].save(folder / "images" / f"{name}{number}.png")
+            sentences = [{"raw": caption} for caption in row["captions"]]
+            entries.append({"filename": f"{name}{number}.png", "split": name, "sentences": sentences})
+    (folder / "dataset.json").write_text(json.dumps({"images": entries}))
+    return folder / "dataset.json", folder / "images"
+
+
+def regions(folder: Path) -> Path:
+    """The same captions with regions of 10 numbers, in the layout of SCAN and VSE∞."""
+    random = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for split, name in {"train": "train", "validation": "dev", "test": "test"}.items():
+        rows = _scenes()[split]
+        for prefix in (name, "testall") if split == "test" else (name,):
+            np.save(folder / f"{prefix}_ims.npy", random.normal(size=(len(rows), 36, 10)).astype(np.float32))
+            captions = [f"{caption}\n" for captions in rows["captions"] for caption in captions]
+            (folder / f"{prefix}_caps.txt").write_text("".join(captions))
+            (folder / f"{prefix}_ids.txt").write_text("".join(f"{prefix}{number}\n" for number in range(len(rows))))
+    return folder
+
+
+def word_vectors(file: Path, size: int) -> Path:
+    file.write_text("".join(f"{word} {' '.join(['0.5'] * size)}\n" for word in WORDS))
+    return file
+
+
+def _scenes():
+    return load_scenes(train_size=12, validation_size=4, test_size=4)
 
 
 def text_tokenizer(kind: str):

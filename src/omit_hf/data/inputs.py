@@ -8,6 +8,9 @@ from datasets import Dataset
 
 from omit_hf.data.augmentation import Augmentation
 
+# What can stand for an image, the first that is there.
+SOURCES = ("image_states", "region_features", "image")
+
 
 class ImageTextInputs:
     """The images and captions of a split, numbered, as inputs of an `OmitModel`.
@@ -32,9 +35,10 @@ class ImageTextInputs:
         self._first_caption = np.cumsum([0, *counts])
         self._image_ids = split["image_id"]
         names = split.column_names
-        self._images = split.select_columns("image_states" if "image_states" in names else "image")
+        self._source = next(name for name in SOURCES if name in names)
+        self._images = split.select_columns(self._source)
         self._text_states = split.select_columns(["text_states", "text_lengths"]) if "text_states" in names else None
-        if "image_states" in names:
+        if self._source != "image":
             self._images = self._images.with_format("numpy")
         if self._text_states is not None:
             self._text_states = self._text_states.with_format("numpy")
@@ -48,10 +52,10 @@ class ImageTextInputs:
         return range(self._first_caption[image], self._first_caption[image + 1])
 
     def images(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Inputs of `get_image_features` for some images: `pixel_values` or `image_states`."""
-        if "image_states" in self._images.column_names:
-            states = [self._images[int(number)]["image_states"] for number in numbers]
-            return {"image_states": torch.from_numpy(np.stack(states))}
+        """Inputs of `get_image_features` for some images: `pixel_values`, `region_features` or `image_states`."""
+        if self._source != "image":
+            arrays = [self._images[int(number)][self._source] for number in numbers]
+            return {self._source: torch.from_numpy(np.stack(arrays))}
         return dict(self.processor(images=self._pictures([int(number) for number in numbers])))
 
     def texts(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
