@@ -83,7 +83,7 @@ def fit_tokenizer(config, tokenizer) -> None:
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
             f"The tokenizer has {len(tokenizer)} tokens, and the text encoder {config.model_type!r} embeds "
-            f"{config.vocab_size}; they are not of the same checkpoint."
+            f"{config.vocab_size}; expected those of one checkpoint, loaded from the same folder."
         )
     if config.model_type == "siglip_text_model":  # whose configuration does not always tell
         config.pad_token_id = tokenizer.pad_token_id

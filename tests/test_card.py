@@ -54,7 +54,9 @@ def test_a_folder_on_this_machine_is_no_base_model(tmp_path):
 
 
 def test_a_model_of_regions_is_shown_with_regions():
-    [code] = re.findall(r"```python\n(.*?)```", card(vision_config=REGIONS).text, flags=re.DOTALL)
+    published = card(vision_config=REGIONS)
+    assert published.data.pipeline_tag is None
+    [code] = re.findall(r"```python\n(.*?)```", published.text, flags=re.DOTALL)
     assert 'processor(regions=np.load("regions.npy"), text=' in code
     assert "import numpy as np" in code
     assert "Image" not in code

@@ -158,9 +158,10 @@ AUGMENTED = {"word_augmentation": 0.4, "image_crop": 0.5, "image_flip": True}
 )
 def test_stopped_and_resumed_is_as_if_never_stopped(tmp_path, options):
     options = {"num_epochs": 3, **DROPOUT, **options}
+    steps = 6 if "unfreeze_epochs" in options else 3  # in the second epoch, or in the first
     whole = run(tmp_path / "whole", **options)
-    stopped = run(tmp_path / "parts", max_steps=3, **options)
-    assert stopped["steps"] == 3
+    stopped = run(tmp_path / "parts", max_steps=steps, **options)
+    assert stopped["steps"] == steps
     assert not (tmp_path / "parts" / "metrics.json").exists()
     parts = run(tmp_path / "parts", resume=True, **options)
     assert log_of(tmp_path / "parts") == log_of(tmp_path / "whole")
@@ -369,6 +370,19 @@ def test_resuming_what_is_not_this_run(tmp_path):
     progress.write_text(progress.read_text().replace('"num_processes": 1', '"num_processes": 4'))
     with pytest.raises(ValueError, match="written by 4 processes, and this run has 1; resume with as many"):
         run(tmp_path / "run", resume=True)
+
+
+def test_resuming_with_another_vocabulary(tmp_path):
+    """The captions changed on disk; their number of words did not."""
+    file, images = miniatures.karpathy(tmp_path / "data")
+    options = {"data": str(file), "data_options": {"image_folder": str(images)}}
+    run(tmp_path / "run", max_steps=1, **options)
+    captions = file.read_text()
+    file.write_text(captions.replace("circle", "blob"))
+    with pytest.raises(ValueError, match="was trained with another vocabulary: the training captions"):
+        run(tmp_path / "run", resume=True, **options)
+    file.write_text(captions)
+    assert run(tmp_path / "run", resume=True, **options)["epochs"] == 2
 
 
 def test_data_that_make_no_batch(tmp_path):

@@ -35,7 +35,7 @@ def model_card(metrics: dict) -> str:
         language="en",
         license="apache-2.0",
         library_name="transformers",
-        pipeline_tag="zero-shot-image-classification",
+        pipeline_tag=None if regions else "zero-shot-image-classification",  # whose widget gives pictures
         tags=["omit", "image-text-matching", "image-text-retrieval", "optimal-transport"],
         base_model=[model for model in base_models if not Path(model).exists()] or None,
         model_name=name,

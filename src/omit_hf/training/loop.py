@@ -32,6 +32,7 @@ from omit_hf.training.checkpoints import (
     on_main_process,
     prepare_output_dir,
     save_checkpoint,
+    vocabulary_digest,
     write_atomically,
     write_folder,
 )
@@ -125,8 +126,11 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
             f"{accelerator.num_processes} processes; set a smaller batch_size."
         )
 
-    progress = load_last_checkpoint(accelerator, folder) if recipe.resume else Progress()
-    progress.num_processes = accelerator.num_processes
+    vocabulary = vocabulary_digest(processor.tokenizer)
+    if recipe.resume:
+        progress = load_last_checkpoint(accelerator, folder, vocabulary)
+    else:
+        progress = Progress(num_processes=accelerator.num_processes, vocabulary=vocabulary)
     if recipe.tensorboard:
         accelerator.init_trackers("logs")
     log = TrainingLog(folder, progress.step) if accelerator.is_main_process else None
