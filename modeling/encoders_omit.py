@@ -57,7 +57,7 @@ class RegionEncoder(nn.Module):
         if region_features.ndim != 3 or region_features.shape[-1] != self.feature_size:
             raise ValueError(
                 f"region_features has shape {tuple(region_features.shape)}; expected [B, K, {self.feature_size}], as "
-                f"vision_config.feature_size has it. Features of another detector need a model with that feature_size."
+                "vision_config.feature_size has it. Features of another detector need a model with their feature_size."
             )
         if region_mask is not None and region_mask.shape != region_features.shape[:2]:
             raise ValueError(
@@ -184,9 +184,12 @@ class TextEncoder(nn.Module):
         self.backbone = backbone
         self.vocab_size = config.text_config.vocab_size
         # SigLIP reads the padding too: it was trained without a mask, on captions that are all padded to one length.
-        self.fixed_length, self.padding = None, config.text_config.pad_token_id
+        self.fixed_length = None
         if config.text_config.model_type == "siglip_text_model":
-            self.fixed_length = config.text_config.max_position_embeddings
+            self.fixed_length, self.padding = (
+                config.text_config.max_position_embeddings,
+                config.text_config.pad_token_id,
+            )
             self.backbone.head = nn.Identity()  # of the pooled state, which is made below; here it gets no gradient
         width = config.text_config.hidden_size
         if config.text_config.model_type == "omit_bigru" and width == config.projection_dim:

@@ -5,7 +5,7 @@ import functools
 import torch
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
-from transformers import BatchFeature, ProcessorMixin
+from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.image_utils import is_valid_image
 
 
@@ -36,8 +36,7 @@ class OmitProcessor(ProcessorMixin):
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
         if processor_dict and processor_dict.get("image_processor", "from a file of its own") is None:
-            tokenizer = cls._load_tokenizer_from_pretrained("tokenizer", pretrained_model_name_or_path, **kwargs)
-            return [None, tokenizer]
+            return [None, AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)]
         return super()._get_arguments_from_pretrained(pretrained_model_name_or_path, processor_dict, **kwargs)
 
     def __call__(self, images=None, text=None, regions=None, **kwargs):
