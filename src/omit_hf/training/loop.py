@@ -118,7 +118,6 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
     stages = unfreezing(model, recipe)
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe))
     trained_parameters = sum(each.numel() for each in model.parameters() if each.requires_grad)
-    unfreeze(stages, epoch=0)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     if len(loader) == 0:
         raise ValueError(
