@@ -334,6 +334,18 @@ def test_cached_states_train_as_live_ones(tmp_path):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_cached_states_of_clip_train_as_live_ones(tmp_path, kind):
+    clip = {"vision_config": None, "text_config": None, "image_processor": None}
+    clip["projection_dim"] = {"clip": 24, "siglip": 16}[kind]
+    clip["clip_model"] = str(miniatures.save_clip(kind, tmp_path / kind))
+    frozen = {"freeze_vision": True, "freeze_text": True, "cache_folder": str(tmp_path / "states")}
+    run(tmp_path / "live", **clip, **frozen)
+    run(tmp_path / "cached", cache_states=True, **clip, **frozen)
+    losses = [[line["loss"] for line in log_of(tmp_path / name)] for name in ("cached", "live")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     with pytest.raises(FloatingPointError, match="The loss is NaN at step"):
         run(tmp_path / "run", learning_rate=1e30)
