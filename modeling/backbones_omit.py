@@ -118,12 +118,12 @@ def backbone_width(backbone: nn.Module) -> int:
     )
 
 
-def needs_other_positions(backbone: nn.Module, pixel_values: Tensor) -> bool:
-    """Whether a backbone has position encodings for another resolution than that of the images, and can adapt them."""
+def own_image_size(backbone: nn.Module) -> tuple[int, int] | None:
+    """Height and width that a backbone has position encodings for and interpolates them from; None if any will do."""
     size = getattr(backbone.config, "image_size", None)
     if size is None or "interpolate_pos_encoding" not in inspect.signature(backbone.forward).parameters:
-        return False
-    return tuple(pixel_values.shape[-2:]) != (tuple(size) if isinstance(size, list | tuple) else (size, size))
+        return None
+    return tuple(size) if isinstance(size, list | tuple) else (size, size)
 
 
 def number_of_patches(config, pixel_values: Tensor, tokens: int) -> int:

@@ -15,8 +15,8 @@ from .backbones_omit import (
     TEXT_TOWERS,
     backbone_width,
     build_vision_backbone,
-    needs_other_positions,
     number_of_patches,
+    own_image_size,
     without_pooler,
 )
 from .sinkhorn_omit import at_least_float32
@@ -121,6 +121,7 @@ class GridEncoder(nn.Module):
         super().__init__()
         self.backbone = build_vision_backbone(config.vision_config) if backbone is None else backbone
         self.kind = config.vision_config.model_type
+        self.own_size = own_image_size(self.backbone)
         self.pooling_head = config.vision_pooling_head
         if self.pooling_head and not isinstance(getattr(self.backbone, "head", None), nn.Module):
             raise ValueError(
@@ -148,7 +149,7 @@ class GridEncoder(nn.Module):
 
     def encode(self, pixel_values: Tensor, **kwargs):
         """States of the backbone, the global one first and then the cells, [B, 1 + K, width], and its whole output."""
-        if needs_other_positions(self.backbone, pixel_values):
+        if self.own_size not in (None, tuple(pixel_values.shape[-2:])):
             kwargs["interpolate_pos_encoding"] = True
         output = self.backbone(pixel_values.to(self.backbone.dtype), **kwargs)
         cells = output.feature_maps[-1] if "feature_maps" in output else output.last_hidden_state

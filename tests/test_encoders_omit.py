@@ -82,9 +82,8 @@ def test_any_resolution(kind):
     fragments, mask, _, _ = encoder(pixels)
     assert fragments.shape == (2, OTHER_SIZES[kind], 16)
     assert mask.all()
-    interpolated = {"interpolate_pos_encoding": True} if kind in ("vit", "clip_vision_model", "swin") else {}
-    if kind == "siglip_vision_model":
-        interpolated = {"interpolate_pos_encoding": True}
+    told = kind in ("vit", "clip_vision_model", "siglip_vision_model", "swin")  # the others do so by themselves
+    interpolated = {"interpolate_pos_encoding": True} if told else {}
     states = encoder.backbone(pixels, **interpolated).last_hidden_state
     states = states.flatten(2).transpose(1, 2) if states.ndim == 4 else states[:, -OTHER_SIZES[kind] :]
     if kind == "clip_vision_model":
