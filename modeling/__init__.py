@@ -1,4 +1,4 @@
-from .configuration_omit import BiGRUConfig, OmitConfig
+from .configuration_omit import BiGRUConfig, OmitConfig, RegionEncoderConfig
 from .matching_omit import OmitFeatures, partial_sinkhorn_similarity
 from .modeling_omit import OmitModel, OmitOutput, OmitPreTrainedModel
 from .processing_omit import OmitProcessor
@@ -12,6 +12,7 @@ __all__ = [
     "OmitOutput",
     "OmitPreTrainedModel",
     "OmitProcessor",
+    "RegionEncoderConfig",
     "partial_sinkhorn_similarity",
     "sinkhorn",
 ]

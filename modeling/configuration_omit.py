@@ -39,12 +39,41 @@ class BiGRUConfig(PreTrainedConfig):
 
 
 @strict
+class RegionEncoderConfig(PreTrainedConfig):
+    """Projection of precomputed region features, the classical image encoder of image-text matching (section 3).
+
+    Args:
+        feature_size: width of a region's features (2048 of a Faster R-CNN with bottom-up attention).
+        hidden_size: width within the two-layer MLP, which is added to a linear projection.
+        dropout: share of the MLP's hidden entries dropped during training.
+        kept_share: share of an image's K regions that each pass of training keeps, at random: exactly
+            int(kept_share · K), but at least one. All are kept in evaluation.
+    """
+
+    model_type = "omit_region"
+
+    feature_size: int = 2048
+    hidden_size: int = 512
+    dropout: float | int = 0.0
+    kept_share: float | int = 0.8
+
+    def validate_sizes(self):
+        for name in ("feature_size", "hidden_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; expected a share from 0 to below 1.")
+        if not 0 < self.kept_share <= 1:
+            raise ValueError(f"kept_share is {self.kept_share}; expected a share above 0, up to 1 for all regions.")
+
+
+@strict
 class OmitConfig(PreTrainedConfig):
     """Configuration of an [`OmitModel`]: two encoders, a matching head and a loss.
 
     Args:
-        vision_config: any vision configuration of `AutoModel` or `AutoBackbone`, as an object or as a dict with
-            `model_type`; its grid cells or patches are the image fragments.
+        vision_config: `omit_region`, whose precomputed regions are the image fragments, or any vision configuration of
+            `AutoModel` or `AutoBackbone`, whose grid cells or patches are; an object, or a dict with `model_type`.
         text_config: `omit_bigru` or any text encoder of `AutoModel`; its words or sub-words are the text fragments.
         projection_dim: D, the common width of fragments and global features.
         matching: `omit` (partial transport), `ot` (full transport) or `mean` (cosine of mean-pooled fragments).
@@ -63,6 +92,8 @@ class OmitConfig(PreTrainedConfig):
             otherwise. Clamped to ln 100 at most.
         text_pooling: which state is the global feature of a caption: the `mean` of its fragments, the first token
             (`cls`) or the last one (`last`, for encoders that end on EOS).
+        vision_pooling_head: let the attention pooling head of a SigLIP vision backbone give the global feature of an
+            image, and pass each patch through it alone; see `GridEncoder`.
         special_token_ids: ids that are never text fragments, as the tokenizer has them (CLS, SEP, padding …).
 
     Example:
@@ -90,6 +121,7 @@ class OmitConfig(PreTrainedConfig):
     margin: float | int = 0.05
     logit_scale_init_value: float | int = 2.6592
     text_pooling: Literal["mean", "cls", "last"] = "mean"
+    vision_pooling_head: bool = False
     special_token_ids: list[int] | None = None
 
     def validate_matching(self):
@@ -114,5 +146,6 @@ class OmitConfig(PreTrainedConfig):
 
 
 AutoConfig.register(BiGRUConfig.model_type, BiGRUConfig, exist_ok=True)
+AutoConfig.register(RegionEncoderConfig.model_type, RegionEncoderConfig, exist_ok=True)
 
-__all__ = ["BiGRUConfig", "OmitConfig"]
+__all__ = ["BiGRUConfig", "OmitConfig", "RegionEncoderConfig"]

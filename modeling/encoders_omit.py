@@ -1,17 +1,24 @@
-"""Encoders: from pixels or words to fragments, their mask and a global feature (section 3).
+"""Encoders: from regions, pixels or words to fragments, their mask and a global feature (section 3).
 
-Each is a backbone and a projection to the common width D. What a frozen backbone gives, its `states`, can be cached and
-passed in the place of its input.
+Each ends in a projection to the common width D, of what a backbone gives or of precomputed regions. What a frozen
+backbone gives, its `states`, can be cached and passed in the place of its input.
 """
 
-import inspect
-
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from transformers import MODEL_MAPPING, AutoBackbone, AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from .backbones_omit import (
+    TEXT_TOWERS,
+    backbone_width,
+    build_vision_backbone,
+    number_of_patches,
+    own_image_size,
+    without_pooler,
+)
 from .sinkhorn_omit import at_least_float32
 
 
@@ -19,15 +26,108 @@ class Projection(nn.Linear):
     """From a backbone's width to D; a class of its own so that it gets an initialisation of its own."""
 
 
-class GridEncoder(nn.Module):
-    """Image side: the grid cells or patches of any vision backbone.
+class RegionEncoder(nn.Module):
+    """Image side: precomputed regions, projected by FC + MLP with batch norm; the global feature is their mean."""
 
-    The global feature is the projected CLS state of a backbone that has one, else the mean of the projected cells.
+    input_name = "region_features"
+
+    def __init__(self, config):
+        super().__init__()
+        regions = config.vision_config
+        self.feature_size, self.kept_share = regions.feature_size, regions.kept_share
+        self.projection = Projection(regions.feature_size, config.projection_dim)
+        self.mlp = nn.Sequential(
+            Projection(regions.feature_size, regions.hidden_size),
+            nn.BatchNorm1d(regions.hidden_size),
+            nn.ReLU(),
+            nn.Dropout(regions.dropout),
+            Projection(regions.hidden_size, config.projection_dim),
+        )
+
+    def forward(self, region_features: Tensor, region_mask: Tensor | None = None, **kwargs):
+        """
+        Args:
+            region_features: [B, K, feature_size].
+            region_mask: true for regions, false for padding, [B, K]; None for no padding.
+
+        Returns:
+            Fragments [B, K, D], mask [B, K], global feature [B, D] and the regions that they were made of. In training
+            K is what `kept_share` leaves.
+        """
+        if region_features.ndim != 3 or region_features.shape[-1] != self.feature_size:
+            raise ValueError(
+                f"region_features has shape {tuple(region_features.shape)}; expected [B, K, {self.feature_size}], as "
+                "vision_config.feature_size has it. Features of another detector need a model with their feature_size."
+            )
+        if region_mask is not None and region_mask.shape != region_features.shape[:2]:
+            raise ValueError(
+                f"region_mask has shape {tuple(region_mask.shape)}; expected {tuple(region_features.shape[:2])}, that "
+                "of region_features without the last dimension."
+            )
+        regions = region_features.to(self.projection.weight.dtype)
+        if self.training and self.kept_share < 1:
+            regions, region_mask = keep_regions(regions, region_mask, self.kept_share)
+        if region_mask is None:
+            mask = torch.ones(regions.shape[:2], dtype=torch.bool, device=regions.device)
+            fragments = self._project(regions.flatten(0, 1)).view(*regions.shape[:2], -1)
+        else:  # the valid regions alone, or padding would be in the statistics of the batch norm
+            mask = region_mask.bool()
+            valid = self._project(regions[mask])
+            fragments = valid.new_zeros(*mask.shape, valid.shape[-1])
+            fragments[mask] = valid
+        return fragments, mask, masked_mean(fragments, mask), BaseModelOutput(last_hidden_state=regions)
+
+    def _project(self, regions: Tensor) -> Tensor:
+        return self.projection(regions) + self.mlp(regions)
+
+
+def keep_regions(regions: Tensor, mask: Tensor | None, share: float) -> tuple[Tensor, Tensor | None]:
+    """A random choice of each image's regions, in their order: exactly int(share · K) of K, but at least one.
+
+    Args:
+        regions: [B, K, width].
+        mask: true where a region is valid, [B, K]; None for everywhere.
+
+    Returns:
+        Regions [B, int(share · K), width]; their mask, or None where there was none.
     """
+    batch, most, width = regions.shape
+    kept = max(1, int(share * most))
+    chance = torch.rand(batch, most, device=regions.device)
+    if mask is None:
+        index = chance.topk(kept).indices.sort().values
+    else:
+        count = (share * mask.sum(dim=1).double()).int().clamp_min(1)
+        index = chance.masked_fill(~mask.bool(), -1).topk(kept).indices
+        valid = (torch.arange(kept, device=mask.device) < count[:, None]) & mask.bool().gather(1, index)
+        index = index.masked_fill(~valid, most).sort().values  # what is left over comes last
+        mask = index < most
+        index = index.clamp_max(most - 1)
+    return regions.gather(1, index[..., None].expand(-1, -1, width)), mask
+
+
+class GridEncoder(nn.Module):
+    """Image side: the grid cells or patches of any vision backbone; CLS and registers are no fragments.
+
+    The global feature is the projected CLS state of a backbone that has one, else the mean of the projected cells. With
+    `vision_pooling_head` it is what the attention pooling head of a SigLIP backbone gives; a patch's fragment is then
+    what the head gives where that patch is all it sees, so that both lie in the space that SigLIP shares with texts.
+    """
+
+    input_name = "pixel_values"
+    batch_norm_frozen = False
 
     def __init__(self, config, backbone: nn.Module | None = None):
         super().__init__()
         self.backbone = build_vision_backbone(config.vision_config) if backbone is None else backbone
+        self.kind = config.vision_config.model_type
+        self.own_size = own_image_size(self.backbone)
+        self.pooling_head = config.vision_pooling_head
+        if self.pooling_head and not isinstance(getattr(self.backbone, "head", None), nn.Module):
+            raise ValueError(
+                f"vision_pooling_head is on, but {self.kind!r} has no attention pooling head; expected a "
+                "'siglip_vision_model' with vision_use_head."
+            )
         self.projection = Projection(backbone_width(self.backbone), config.projection_dim)
 
     def forward(self, pixel_values: Tensor | None, states: Tensor | None = None, **kwargs):
@@ -49,6 +149,8 @@ class GridEncoder(nn.Module):
 
     def encode(self, pixel_values: Tensor, **kwargs):
         """States of the backbone, the global one first and then the cells, [B, 1 + K, width], and its whole output."""
+        if self.own_size not in (None, tuple(pixel_values.shape[-2:])):
+            kwargs["interpolate_pos_encoding"] = True
         output = self.backbone(pixel_values.to(self.backbone.dtype), **kwargs)
         cells = output.feature_maps[-1] if "feature_maps" in output else output.last_hidden_state
         if cells.ndim == 4:  # [B, width, H, W]
@@ -56,7 +158,13 @@ class GridEncoder(nn.Module):
             prefix = 0
         else:
             prefix = cells.shape[1] - number_of_patches(self.backbone.config, pixel_values, cells.shape[1])
-        pooled = cells[:, :1] if prefix else cells.mean(dim=1, keepdim=True)  # projecting commutes with the mean
+        if self.kind == "clip_vision_model":  # CLIP normalises the CLS state alone, since it reads no other
+            cells = self.backbone.post_layernorm(cells)
+        if self.pooling_head:
+            pooled = output.pooler_output[:, None]
+            cells = self.backbone.head(cells.flatten(0, 1)[:, None]).view_as(cells)
+        else:
+            pooled = cells[:, :1] if prefix else cells.mean(dim=1, keepdim=True)  # projecting commutes with the mean
         return torch.cat([pooled, cells[:, prefix:]], dim=1), output
 
     def train(self, mode: bool = True):
@@ -66,6 +174,8 @@ class GridEncoder(nn.Module):
 class TextEncoder(nn.Module):
     """Text side: the words of a BiGRU or the sub-words of any transformer; special tokens are no fragments."""
 
+    batch_norm_frozen = False
+
     def __init__(self, config, backbone: nn.Module | None = None):
         super().__init__()
         self.special_token_ids = tuple(config.special_token_ids or ())
@@ -73,6 +183,15 @@ class TextEncoder(nn.Module):
         if backbone is None:
             backbone = build_text_backbone(config.text_config)
         self.backbone = backbone
+        self.vocab_size = config.text_config.vocab_size
+        # SigLIP reads the padding too: it was trained without a mask, on captions that are all padded to one length.
+        self.fixed_length = None
+        if config.text_config.model_type == "siglip_text_model":
+            self.fixed_length, self.padding = (
+                config.text_config.max_position_embeddings,
+                config.text_config.pad_token_id,
+            )
+            self.backbone.head = nn.Identity()  # of the pooled state, which is made below; here it gets no gradient
         width = config.text_config.hidden_size
         if config.text_config.model_type == "omit_bigru" and width == config.projection_dim:
             self.projection = nn.Identity()  # the paper's words are the GRU's states as they are
@@ -83,12 +202,29 @@ class TextEncoder(nn.Module):
         """
         Args:
             input_ids: [B, L].
-            attention_mask: 1 for tokens, 0 for padding, [B, L]; None for no padding.
+            attention_mask: 1 for tokens, 0 for padding, [B, L]; None for no padding. SigLIP reads none, and shorter
+                captions than its one length are padded here.
             states: the backbone's last hidden state of these tokens, computed earlier, [B, L, width].
 
         Returns:
             Fragments [B, L, D], mask [B, L], global feature [B, D] and the backbone's output (None for states).
         """
+        if self.fixed_length is not None:
+            length = input_ids.shape[1]
+            if length > self.fixed_length:
+                raise ValueError(
+                    f"input_ids has {length} tokens a caption; the text encoder takes {self.fixed_length}. Cut them "
+                    f"with truncation=True, max_length={self.fixed_length}."
+                )
+            input_ids, attention_mask = F.pad(input_ids, (0, self.fixed_length - length), value=self.padding), None
+        # Where it costs nothing: a GPU would have to wait for the answer.
+        if input_ids.device.type == "cpu" and not torch.compiler.is_compiling() and input_ids.numel():
+            highest = int(input_ids.max())
+            if highest >= self.vocab_size:
+                raise ValueError(
+                    f"input_ids holds {highest}; expected ids below {self.vocab_size}, the text encoder's vocabulary. "
+                    "The tokenizer is not the one of this checkpoint; load both from the same folder."
+                )
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         output = None
@@ -145,106 +281,13 @@ class BiGRU(nn.Module):
         )
 
 
-def build_vision_backbone(config) -> nn.Module:
-    """An untrained vision backbone. `AutoBackbone` where the configuration asks for another stage than the last."""
-    stages = getattr(config, "stage_names", None)
-    if type(config) in MODEL_MAPPING and (stages is None or list(config.out_features) == [stages[-1]]):
-        return AutoModel.from_config(config, **without_pooler(config))
-    return AutoBackbone.from_config(config)
-
-
 def build_text_backbone(config) -> nn.Module:
     """An untrained text backbone."""
     if config.model_type == "omit_bigru":
         return BiGRU(config)
+    if config.model_type in TEXT_TOWERS:
+        return TEXT_TOWERS[config.model_type]._from_config(config)
     return AutoModel.from_config(config, **without_pooler(config))
-
-
-def pretrained_backbone(name_or_path: str, part: str, dtype: torch.dtype) -> nn.Module:
-    """A pretrained backbone; of a model with several towers, such as CLIP, the one whose configuration is `part`."""
-    config = AutoConfig.from_pretrained(name_or_path)
-    config = getattr(config, part, config)
-    return align_memory(AutoModel.from_pretrained(name_or_path, config=config, dtype=dtype, **without_pooler(config)))
-
-
-def align_memory(model: nn.Module) -> nn.Module:
-    """Copy the weights that a file is mapped to, so that they lie in memory as those of any other model.
-
-    A mapped tensor begins anywhere, and products of unaligned ones round differently; transport makes that visible.
-    After this a loaded model scores as the saved one did, to the bit.
-    """
-    for parameter in model.parameters():
-        if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
-            parameter.data = parameter.data.clone()
-    return model
-
-
-def pretrained_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a text model.
-
-    Raises:
-        OSError: if there is none. (`AutoTokenizer` alone may make an empty one up from the model's configuration.)
-    """
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise OSError(f"There is no tokenizer beside the text model {name_or_path}; save its tokenizer there.")
-    return tokenizer
-
-
-def text_settings(tokenizer) -> dict:
-    """What a tokenizer decides of an [`OmitConfig`].
-
-    Returns:
-        `special_token_ids`, the ids that it adds to a text or pads with (an unknown word is a word); `text_pooling`,
-        `cls` where it has a CLS token, else `last` where it has an EOS token, else `mean`.
-    """
-    names = ("cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
-    pooling = "cls" if tokenizer.cls_token_id is not None else "last" if tokenizer.eos_token_id is not None else "mean"
-    ids = {getattr(tokenizer, name) for name in names} - {None}
-    return {"special_token_ids": sorted(ids), "text_pooling": pooling}
-
-
-def without_pooler(config) -> dict:
-    """Arguments that build a backbone without the pooler that nobody reads, where its class has such an argument.
-
-    Parameters that never get a gradient break distributed training.
-    """
-    if type(config) not in MODEL_MAPPING:
-        raise ValueError(
-            f"AutoModel has no model for a configuration of type {config.model_type!r}; choose another backbone."
-        )
-    model_class = MODEL_MAPPING[type(config)]
-    accepts = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
-    return {"add_pooling_layer": False} if accepts else {}
-
-
-def backbone_width(backbone: nn.Module) -> int:
-    """Width of a vision backbone's last states."""
-    if hasattr(backbone, "channels"):
-        return backbone.channels[-1]
-    config = backbone.config
-    for name in ("hidden_size", "hidden_sizes", "hidden_dim", "neck_hidden_sizes", "last_hidden_size"):
-        width = getattr(config, name, None)
-        if width is not None:
-            return width if isinstance(width, int) else width[-1]
-    raise ValueError(
-        f"The configuration of {type(backbone).__name__} does not tell the width of its last states; expected an "
-        "attribute hidden_size, hidden_sizes or hidden_dim. Set vision_config.hidden_size to that width."
-    )
-
-
-def number_of_patches(config, pixel_values: Tensor, tokens: int) -> int:
-    """How many of a backbone's output tokens are patches; those before them are CLS and registers."""
-    if hasattr(config, "depths"):  # hierarchical transformers (Swin and its kin) have no CLS
-        return tokens
-    sizes = config.patch_size if isinstance(config.patch_size, list | tuple) else (config.patch_size,) * 2
-    patches = (pixel_values.shape[-2] // sizes[0]) * (pixel_values.shape[-1] // sizes[1])
-    if not 0 < patches <= tokens:
-        raise ValueError(
-            f"{config.model_type} gave {tokens} tokens for an image of {tuple(pixel_values.shape[-2:])} pixels; "
-            f"expected at least {patches}, one for each {sizes[0]} x {sizes[1]} patch."
-        )
-    return patches
 
 
 def masked_mean(fragments: Tensor, mask: Tensor) -> Tensor:
@@ -254,8 +297,14 @@ def masked_mean(fragments: Tensor, mask: Tensor) -> Tensor:
 
 
 def train_unfrozen(encoder: nn.Module, mode: bool) -> nn.Module:
-    """`Module.train` that leaves a frozen backbone in evaluation mode: no dropout, fixed batch-norm statistics."""
+    """`Module.train` that leaves what is frozen of a backbone in evaluation mode: no dropout, fixed statistics.
+
+    Frozen is a part without a trained parameter, and with `batch_norm_frozen` every batch norm.
+    """
     nn.Module.train(encoder, mode)
-    if not any(parameter.requires_grad for parameter in encoder.backbone.parameters()):
-        encoder.backbone.eval()
+    for part in encoder.backbone.modules():
+        parameters = list(part.parameters())
+        frozen = parameters and not any(parameter.requires_grad for parameter in parameters)
+        if frozen or (encoder.batch_norm_frozen and isinstance(part, nn.modules.batchnorm._BatchNorm)):
+            part.eval()
     return encoder

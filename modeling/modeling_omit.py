@@ -7,22 +7,14 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.utils import can_return_tuple
 
+from .backbones_omit import align_memory, fit_tokenizer, pretrained_backbone, pretrained_tokenizer, text_settings
 from .configuration_omit import OmitConfig
-from .encoders_omit import (
-    BiGRU,
-    GridEncoder,
-    Projection,
-    TextEncoder,
-    align_memory,
-    pretrained_backbone,
-    pretrained_tokenizer,
-    text_settings,
-)
+from .encoders_omit import BiGRU, GridEncoder, Projection, RegionEncoder, TextEncoder
 from .losses_omit import gather_with_gradient, info_nce_loss, triplet_loss
 from .matching_omit import DEFAULT_MEMORY_BUDGET, MATCHING, OmitFeatures, OmitMatching, tiled_similarity
 from .search_omit import TopK, topk_similarity
@@ -129,7 +121,10 @@ class OmitModel(OmitPreTrainedModel):
                 `config` must hold copies of their configurations, since it takes hold of what it is given.
         """
         super().__init__(config)
-        self.vision_encoder = GridEncoder(config, vision_backbone)
+        if config.vision_config.model_type == "omit_region":
+            self.vision_encoder = RegionEncoder(config)
+        else:
+            self.vision_encoder = GridEncoder(config, vision_backbone)
         self.text_encoder = TextEncoder(config, text_backbone)
         self.matching = MATCHING[config.matching](config)
         # Without gradient where no loss reads it, or distributed training would wait for one.
@@ -138,21 +133,45 @@ class OmitModel(OmitPreTrainedModel):
 
     @can_return_tuple
     def get_image_features(
-        self, pixel_values: Tensor | None = None, image_states: Tensor | None = None, **kwargs
+        self,
+        pixel_values: Tensor | None = None,
+        image_states: Tensor | None = None,
+        region_features: Tensor | None = None,
+        region_mask: Tensor | None = None,
+        **kwargs,
     ) -> OmitFeatures:
-        """Fragments, mask and global feature of images.
+        """Fragments, mask and global feature of images, given in exactly one of three forms.
 
         Args:
             pixel_values: [B, 3, H, W].
-            image_states: what `model.vision_encoder.encode` gave for the images, [B, 1 + K, width], in their place.
+            image_states: what `model.vision_encoder.encode` gave for the pixels, [B, 1 + K, width], in their place.
+            region_features: precomputed regions, [B, K, feature_size], of a model whose vision_config is `omit_region`.
+            region_mask: true for regions, false for padding, [B, K]; None for no padding.
             kwargs: for the backbone, such as `output_hidden_states`.
 
         Returns:
             [`OmitFeatures`]: `embeds` [B, K, D], `mask` [B, K], `pooled` [B, D], `norms` [B, K] and the backbone's
             outputs.
+
+        Raises:
+            ValueError: if there is none of the forms, more than one, or one that the image encoder does not take.
         """
-        if pixel_values is None and image_states is None:
-            raise ValueError("No image given; expected pixel_values (from OmitProcessor(images=…)) or image_states.")
+        forms = {"pixel_values": pixel_values, "region_features": region_features, "image_states": image_states}
+        given = [name for name, value in forms.items() if value is not None]
+        taken, kind = self.vision_encoder.input_name, self.config.vision_config.model_type
+        if taken == "region_features":
+            allowed, source = (taken,), "OmitProcessor(regions=…)"
+        else:
+            allowed, source = (taken, "image_states"), "OmitProcessor(images=…)"
+        if len(given) != 1 or given[0] not in allowed:
+            raise ValueError(
+                f"{'No image' if not given else ' and '.join(given)} given; expected {' or '.join(allowed)}, and that "
+                f"alone, since the image encoder is {kind!r}; {source} makes {taken}."
+            )
+        if region_mask is not None and taken != "region_features":
+            raise ValueError(f"region_mask given; expected none, since the image encoder {kind!r} takes {taken}.")
+        if taken == "region_features":
+            return self._features(*self.vision_encoder(region_features, region_mask, **kwargs))
         return self._features(*self.vision_encoder(pixel_values, image_states, **kwargs))
 
     @can_return_tuple
@@ -243,6 +262,8 @@ class OmitModel(OmitPreTrainedModel):
         position_ids: Tensor | None = None,
         image_states: Tensor | None = None,
         text_states: Tensor | None = None,
+        region_features: Tensor | None = None,
+        region_mask: Tensor | None = None,
         image_ids: Tensor | None = None,
         return_loss: bool = False,
         output_transport: bool = False,
@@ -257,6 +278,7 @@ class OmitModel(OmitPreTrainedModel):
         Args:
             input_ids, attention_mask, token_type_ids, position_ids: captions, [B_t, L].
             pixel_values: images, [B_i, 3, H, W].
+            region_features, region_mask: images as precomputed regions, [B_i, K, feature_size] and [B_i, K].
             image_states, text_states: cached states of the backbones; see `get_image_features`, `get_text_features`.
             image_ids: for the loss, which image each pair shows, int64 [B]: pairs of one image are no negatives of
                 each other. By default every pair shows its own.
@@ -270,7 +292,9 @@ class OmitModel(OmitPreTrainedModel):
         asked = {name: value for name, value in asked.items() if value is not None}
         positions = {"token_type_ids": token_type_ids, "position_ids": position_ids}
         positions = {name: value for name, value in positions.items() if value is not None}
-        image = self.get_image_features(pixel_values, image_states, return_dict=True, **asked)
+        image = self.get_image_features(
+            pixel_values, image_states, region_features, region_mask, return_dict=True, **asked
+        )
         text = self.get_text_features(input_ids, attention_mask, text_states, return_dict=True, **positions, **asked)
 
         loss = None
@@ -357,19 +381,85 @@ class OmitModel(OmitPreTrainedModel):
         Raises:
             OSError: if a model is not found, or there is no tokenizer beside the text model and one of the two fields
                 that it decides is not given.
+            ValueError: if that tokenizer has more tokens than the text model.
 
         Example:
             ```python
             model = OmitModel.from_vision_text_pretrained("facebook/dinov2-base", "google-bert/bert-base-uncased")
             ```
         """
-        if not {"special_token_ids", "text_pooling"} <= config_kwargs.keys():
-            config_kwargs = text_settings(pretrained_tokenizer(text_model_name_or_path)) | config_kwargs
         vision_backbone = pretrained_backbone(vision_model_name_or_path, "vision_config", dtype)
         text_backbone = pretrained_backbone(text_model_name_or_path, "text_config", dtype)
+        if not {"special_token_ids", "text_pooling"} <= config_kwargs.keys():
+            tokenizer = pretrained_tokenizer(text_model_name_or_path)
+            fit_tokenizer(text_backbone.config, tokenizer)
+            config_kwargs = text_settings(tokenizer) | config_kwargs
         parts = {"vision_config": vision_backbone.config.to_dict(), "text_config": text_backbone.config.to_dict()}
         config = OmitConfig(**parts, **config_kwargs)
         return cls(config, vision_backbone, text_backbone).to(dtype)
+
+    @classmethod
+    def from_clip(cls, name_or_path: str, *, dtype: torch.dtype = torch.float32, **config_kwargs) -> "OmitModel":
+        """A model that starts from a CLIP or SigLIP checkpoint and keeps its projections, so that it matches untrained.
+
+        The global features are CLIP's: the cosine of `image_pooled` and `text_pooled` is the checkpoint's own. The
+        fragments lie in the same space: CLIP's last norm and projection applied to every patch and every token, not to
+        CLS and EOS alone; of SigLIP, whose image is pooled by an attention head, what that head gives for each patch
+        alone. SigLIP's logit bias, which no ranking depends on, is left out.
+
+        Args:
+            name_or_path: Hub id or folder of the checkpoint, with its tokenizer.
+            dtype: of the parameters.
+            config_kwargs: fields of [`OmitConfig`], such as `matching`. Left out, `projection_dim` and
+                `logit_scale_init_value` are the checkpoint's, and `special_token_ids` and `text_pooling` what the
+                tokenizer says.
+
+        Raises:
+            ValueError: for another kind of checkpoint, a `projection_dim` that is not the checkpoint's, or a tokenizer
+                that does not fit it.
+            OSError: if it is not found, or has no tokenizer.
+
+        Example:
+            ```python
+            model = OmitModel.from_clip("openai/clip-vit-base-patch32")
+            ```
+        """
+        kind = AutoConfig.from_pretrained(name_or_path).model_type
+        if kind not in ("clip", "siglip"):
+            raise ValueError(
+                f"{name_or_path} is a {kind!r} model; expected 'clip' or 'siglip'. For two other backbones there is "
+                "OmitModel.from_vision_text_pretrained."
+            )
+        clip = align_memory(AutoModel.from_pretrained(name_or_path, dtype=dtype))
+        text_projection = clip.text_projection if kind == "clip" else clip.text_model.head
+        width = text_projection.out_features
+        if config_kwargs.get("projection_dim", width) != width:
+            raise ValueError(
+                f"projection_dim is {config_kwargs['projection_dim']}; expected {width}, the width of the projections "
+                f"of {name_or_path}, which are kept."
+            )
+        tokenizer = pretrained_tokenizer(name_or_path)
+        fit_tokenizer(clip.config.text_config, tokenizer)
+        settings = {
+            **text_settings(tokenizer),
+            "projection_dim": width,
+            "logit_scale_init_value": clip.logit_scale.item(),
+            "vision_pooling_head": kind == "siglip",
+        }
+        parts = {"vision_config": clip.config.vision_config.to_dict(), "text_config": clip.config.text_config.to_dict()}
+        model = cls(OmitConfig(**parts, **(settings | config_kwargs)), clip.vision_model, clip.text_model).to(dtype)
+        with torch.no_grad():
+            if kind == "clip":
+                model.vision_encoder.projection.weight.copy_(clip.visual_projection.weight)
+            else:  # the head has projected
+                torch.nn.init.eye_(model.vision_encoder.projection.weight)
+            model.vision_encoder.projection.bias.zero_()
+            model.text_encoder.projection.weight.copy_(text_projection.weight)
+            if text_projection.bias is None:
+                model.text_encoder.projection.bias.zero_()
+            else:
+                model.text_encoder.projection.bias.copy_(text_projection.bias)
+        return model
 
 
 def _gather(features: OmitFeatures) -> OmitFeatures:

@@ -1,7 +1,11 @@
-"""OmitProcessor: images and text to the tensors that OmitModel takes."""
+"""OmitProcessor: images or regions and text to the tensors that OmitModel takes."""
 
+import functools
+
+import torch
 from PIL import Image
-from transformers import ProcessorMixin
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.image_utils import is_valid_image
 
 
@@ -9,10 +13,12 @@ class OmitProcessor(ProcessorMixin):
     """An image processor and a tokenizer under one roof.
 
     Captions are padded to the longest and cut to the tokenizer's `model_max_length`; tensors are PyTorch's. All of it
-    can be changed in the call: `processor(text=…, padding="max_length", max_length=32)`.
+    can be changed in the call: `processor(text=…, padding="max_length", max_length=32)`. A tokenizer without an
+    attention mask, such as SigLIP's, is of a model that reads the padding too: captions are padded to its
+    `model_max_length`, and the mask is all ones.
 
     Args:
-        image_processor: of the vision backbone.
+        image_processor: of the vision backbone; None for a model of precomputed regions.
         tokenizer: of the text backbone.
     """
 
@@ -20,34 +26,65 @@ class OmitProcessor(ProcessorMixin):
     images_kwargs = {"return_tensors": "pt"}
 
     def __init__(self, image_processor=None, tokenizer=None):
-        super().__init__(image_processor, tokenizer)
+        if image_processor is None:  # of which there is no base class, so that it takes part in nothing
+            self.get_attributes = functools.partial(list, ["tokenizer"])
+            super().__init__(tokenizer)
+            self.image_processor = None
+        else:
+            super().__init__(image_processor, tokenizer)
 
-    def __call__(self, images=None, text=None, **kwargs):
+    @classmethod
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+        if processor_dict and processor_dict.get("image_processor", "from a file of its own") is None:
+            return [None, AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)]
+        return super()._get_arguments_from_pretrained(pretrained_model_name_or_path, processor_dict, **kwargs)
+
+    def __call__(self, images=None, text=None, regions=None, **kwargs):
         """
         Args:
             images: a picture or a list of pictures: PIL, numpy, torch, a path or a URL.
             text: a caption or a list of captions.
+            regions: in the place of images, precomputed features of their regions: an array or tensor [B, K, width] or,
+                of one image, [K, width]; or a list of [K_i, width], one an image.
             kwargs: for the image processor or the tokenizer.
 
         Returns:
-            `BatchFeature` with `pixel_values` [B_i, 3, H, W] for images; `input_ids` and `attention_mask` [B_t, L]
-            for text.
+            `BatchFeature` with `pixel_values` [B_i, 3, H, W] for images; `region_features` float32 [B_i, K, width] and
+            `region_mask` bool [B_i, K], false for padding, for regions; `input_ids` and `attention_mask` [B_t, L] for
+            text.
 
         Raises:
-            ValueError: if neither is given, if something is no picture or no text, or if several captions cannot be
-                one tensor because they are not padded.
+            ValueError: if nothing is given, or both images and regions; if something is no picture, no regions or no
+                text; if several captions cannot be one tensor because they are not padded.
         """
-        if images is None and text is None:
-            raise ValueError("OmitProcessor was called with nothing; expected images=…, text=… or both.")
+        if images is None and text is None and regions is None:
+            raise ValueError("OmitProcessor was called with nothing; expected images=… or regions=…, text=… or both.")
+        if images is not None and regions is not None:
+            raise ValueError("OmitProcessor was called with images and regions; expected the one that the model takes.")
+        if images is not None and self.image_processor is None:
+            raise ValueError(
+                "images given, but this processor has no image_processor, since its model takes precomputed regions; "
+                "pass regions=…"
+            )
+        if regions is not None:
+            padded = _padded_regions(regions)
+            return BatchFeature(padded if text is None else {**padded, **self(text=text, **kwargs)})
         if images is not None:
             images = [
                 _picture(each, n) for n, each in enumerate(images if isinstance(images, list | tuple) else [images])
             ]
             if not images:
                 raise ValueError("images is an empty list; expected at least one picture.")
-        if text is not None:
-            self._check_text([text] if isinstance(text, str) else text, kwargs)
-        return super().__call__(images=images, text=text, **kwargs)
+        if text is None:
+            return super().__call__(images=images, **kwargs)
+        masked = "attention_mask" in self.tokenizer.model_input_names
+        if not masked:
+            kwargs.setdefault("padding", "max_length")
+        self._check_text([text] if isinstance(text, str) else text, kwargs)
+        inputs = super().__call__(images=images, text=text, **kwargs)
+        if not masked and isinstance(inputs["input_ids"], torch.Tensor):
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        return inputs
 
     def _check_text(self, text, kwargs):
         if not isinstance(text, list | tuple) or len(text) == 0:
@@ -79,3 +116,24 @@ def _picture(image, number: int):
             "shape [H, W], [3, H, W] or [H, W, 3]."
         )
     return image
+
+
+def _padded_regions(regions) -> dict[str, torch.Tensor]:
+    """Regions of all images in one tensor, padded with zeros to the most that an image has, and their mask."""
+    if not isinstance(regions, list | tuple):
+        regions = torch.as_tensor(regions)
+        regions = regions[None] if regions.ndim == 2 else regions
+        if regions.ndim != 3:
+            raise ValueError(f"regions has shape {tuple(regions.shape)}; expected [B, K, width] or [K, width].")
+    images = [torch.as_tensor(each).float() for each in regions]
+    if not images:
+        raise ValueError("regions is empty; expected those of at least one image.")
+    for number, each in enumerate(images):
+        if each.ndim != 2 or each.shape[-1] != images[0].shape[-1] or len(each) == 0:
+            raise ValueError(
+                f"regions[{number}] has shape {tuple(each.shape)}; expected [K, {images[0].shape[-1]}] with K from 1."
+            )
+        if not each.isfinite().all():
+            raise ValueError(f"regions[{number}] holds NaN or infinity; expected numbers.")
+    mask = pad_sequence([torch.ones(len(each), dtype=torch.bool) for each in images], batch_first=True)
+    return {"region_features": pad_sequence(images, batch_first=True), "region_mask": mask}

@@ -1,7 +1,8 @@
+import re
 from dataclasses import asdict
 
 from huggingface_hub import ModelCard
-from tiny import tiny_recipe
+from tiny import REGIONS, tiny_recipe
 
 from omit_hf.hub import environment, model_card
 from omit_hf.training import Recipe
@@ -14,6 +15,8 @@ METRICS = {
     "epochs": 3,
     "steps": 12,
     "training_seconds": 5.5,
+    "pairs_per_second": 123.4,
+    "peak_memory": 3 * 2**30,
     "parameters": 2000,
     "trained_parameters": 1500,
     "splits": {"train": {"images": 8, "captions": 40}, "test": {"images": 6, "captions": 30}},
@@ -41,8 +44,20 @@ def test_the_text_says_what_was_measured_and_where():
     for said in (METRICS["environment"]["torch"], METRICS["environment"]["device"], "seed 0", "λ = 0.02"):
         assert said in text
     assert "1,500 of 2,000 parameters" in text
+    assert "at 123 pairs/s and with at most 3.0 GiB of memory" in text
 
 
 def test_a_folder_on_this_machine_is_no_base_model(tmp_path):
     published = card(vision_model="facebook/dinov2-base", text_model=str(tmp_path))
     assert published.data.base_model == ["facebook/dinov2-base"]
+    assert card(clip_model="openai/clip-vit-base-patch32").data.base_model == ["openai/clip-vit-base-patch32"]
+
+
+def test_a_model_of_regions_is_shown_with_regions():
+    published = card(vision_config=REGIONS)
+    assert published.data.pipeline_tag is None
+    [code] = re.findall(r"```python\n(.*?)```", published.text, flags=re.DOTALL)
+    assert 'processor(regions=np.load("regions.npy"), text=' in code
+    assert "import numpy as np" in code
+    assert "Image" not in code
+    compile(code, "card", "exec")

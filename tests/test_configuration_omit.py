@@ -1,10 +1,10 @@
 import pytest
 from huggingface_hub.errors import StrictDataclassError
-from tiny import TEXT, VISION, tiny_config
+from tiny import REGIONS, TEXT, VISION, tiny_config
 from transformers import AutoConfig, BertConfig, CLIPConfig, ResNetConfig
 
 from omit_hf import OmitConfig
-from omit_hf.modeling import BiGRUConfig
+from omit_hf.modeling import BiGRUConfig, RegionEncoderConfig
 
 
 def test_defaults_are_the_papers():
@@ -20,6 +20,12 @@ def test_parts_as_objects_or_dicts():
     config = OmitConfig(vision_config=ResNetConfig(depths=[1, 1, 1, 1]), text_config={"model_type": "bert"})
     assert config.vision_config.depths == [1, 1, 1, 1]
     assert isinstance(config.text_config, BertConfig)
+
+
+def test_defaults_of_regions():
+    regions = OmitConfig(vision_config={"model_type": "omit_region"}).vision_config
+    assert isinstance(regions, RegionEncoderConfig)
+    assert (regions.feature_size, regions.hidden_size, regions.kept_share) == (2048, 512, 0.8)
 
 
 def test_save_and_load(tmp_path):
@@ -49,6 +55,9 @@ def test_save_and_load(tmp_path):
         ({"special_token_ids": ["[CLS]"]}, "special_token_ids"),
         ({"text_config": {**TEXT, "vocab_size": 0}}, "vocab_size is 0; expected at least 1"),
         ({"text_config": {**TEXT, "dropout": 1.0}}, "dropout is 1.0; expected a share"),
+        ({"vision_config": {**REGIONS, "feature_size": 0}}, "feature_size is 0; expected at least 1"),
+        ({"vision_config": {**REGIONS, "dropout": -1}}, "dropout is -1; expected a share"),
+        ({"vision_config": {**REGIONS, "kept_share": 0}}, "kept_share is 0; expected a share above 0"),
     ],
 )
 def test_wrong_types_and_ranges(options, message):

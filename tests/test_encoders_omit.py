@@ -1,10 +1,12 @@
+import miniatures
 import pytest
 import torch
-from tiny import TEXT, tiny_config
+from tiny import REGIONS, TEXT, tiny_config
 from torch import nn
 
-from omit_hf import OmitModel
-from omit_hf.modeling.encoders_omit import backbone_width, text_settings
+from omit_hf import OmitModel, OmitProcessor
+from omit_hf.modeling.backbones_omit import backbone_width, text_settings
+from omit_hf.modeling.encoders_omit import keep_regions
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 # What each vision backbone makes of 64 x 96 pixels (CLIP and SigLIP: 64 x 64): cells, and whether it has a CLS state.
@@ -45,6 +47,8 @@ def test_cells_of_every_vision_backbone(kind):
     assert out.mask.all()
     torch.testing.assert_close(out.embeds.norm(dim=-1), torch.ones(2, cells))
     states = out.last_hidden_state
+    if kind == "clip_vision_model":
+        states = model.vision_encoder.backbone.post_layernorm(states)  # as CLIP does with the CLS state
     projection = model.vision_encoder.projection
     if states.ndim == 4:
         states = states.flatten(2).transpose(1, 2)
@@ -54,6 +58,53 @@ def test_cells_of_every_vision_backbone(kind):
     torch.testing.assert_close(out.pooled, nn.functional.normalize(projection(expected), dim=-1))
     torch.testing.assert_close(out.embeds, nn.functional.normalize(projection(states[:, prefix:]), dim=-1))
     assert model.vision_encoder.projection.in_features == backbone_width(model.vision_encoder.backbone)
+
+
+OTHER_SIZES = {  # cells of 80 x 48 pixels
+    "resnet": 10 * 6,
+    "convnext": 10 * 6,
+    "vit": 5 * 3,
+    "dinov2": 5 * 3,
+    "dinov2_with_registers": 5 * 3,
+    "clip_vision_model": 5 * 3,
+    "siglip_vision_model": 5 * 3,
+    "swin": 10 * 6,
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_SIZES)
+def test_any_resolution(kind):
+    """Pictures that are not square and not of the backbone's own size: its positions are interpolated."""
+    options = {**VISION[kind][0], **({"image_size": 64} if "image_size" in VISION[kind][0] else {})}
+    model = OmitModel(tiny_config(vision_config={"model_type": kind, **options})).eval()
+    pixels = torch.rand(2, 3, 80, 48)
+    encoder = model.vision_encoder
+    fragments, mask, _, _ = encoder(pixels)
+    assert fragments.shape == (2, OTHER_SIZES[kind], 16)
+    assert mask.all()
+    told = kind in ("vit", "clip_vision_model", "siglip_vision_model", "swin")  # the others do so by themselves
+    interpolated = {"interpolate_pos_encoding": True} if told else {}
+    states = encoder.backbone(pixels, **interpolated).last_hidden_state
+    states = states.flatten(2).transpose(1, 2) if states.ndim == 4 else states[:, -OTHER_SIZES[kind] :]
+    if kind == "clip_vision_model":
+        states = encoder.backbone.post_layernorm(states)
+    torch.testing.assert_close(fragments, encoder.projection(states))
+
+
+def test_the_pooling_head_of_siglip():
+    """The global feature is the head's; a fragment is what the head gives for its patch alone."""
+    config = {"model_type": "siglip_vision_model", **VISION["siglip_vision_model"][0]}
+    encoder = OmitModel(tiny_config(vision_config=config, vision_pooling_head=True)).eval().vision_encoder
+    fragments, _, pooled, output = encoder(torch.rand(2, 3, 64, 64))
+    torch.testing.assert_close(pooled, encoder.projection(output.pooler_output))
+    for patch in (0, 7):
+        alone = encoder.backbone.head(output.last_hidden_state[:, patch : patch + 1])
+        torch.testing.assert_close(fragments[:, patch], encoder.projection(alone))
+
+
+def test_a_pooling_head_that_is_not_there():
+    with pytest.raises(ValueError, match="vision_pooling_head is on, but 'resnet' has no attention pooling head"):
+        OmitModel(tiny_config(vision_config={"model_type": "resnet"}, vision_pooling_head=True))
 
 
 def test_an_earlier_stage_by_autobackbone():
@@ -104,6 +155,133 @@ def test_pooling_with_padding_on_the_left():
         model = OmitModel(tiny_config(text_config=config, text_pooling=pooling)).eval()
         fragments, _, pooled, _ = model.text_encoder(ids, mask)
         torch.testing.assert_close(pooled, fragments[:, place])
+
+
+class TestRegions:
+    @pytest.fixture
+    def regions(self):
+        torch.manual_seed(2)
+        return torch.randn(3, 6, 10)
+
+    @pytest.fixture
+    def region_model(self):
+        torch.manual_seed(0)
+        return OmitModel(tiny_config(vision_config=REGIONS)).eval()
+
+    def test_fc_plus_mlp_with_batch_norm(self, region_model, regions):
+        encoder = region_model.vision_encoder
+        first, norm, _, _, second = encoder.mlp
+        nn.init.uniform_(norm.running_mean, -1, 1)
+        out = region_model.get_image_features(region_features=regions)
+        hidden = first(regions)
+        hidden = (hidden - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
+        expected = encoder.projection(regions) + second(hidden.relu())
+        torch.testing.assert_close(out.embeds, nn.functional.normalize(expected, dim=-1))
+        torch.testing.assert_close(out.pooled, nn.functional.normalize(expected.mean(1), dim=-1))
+        assert out.mask.all()
+
+    @pytest.mark.parametrize("training", [False, True])
+    def test_padding_changes_nothing(self, region_model, regions, training):
+        """Neither the fragments nor the mean nor the statistics of the batch norm."""
+        region_model.vision_encoder.kept_share = 1
+        region_model.train(training)
+        mask = torch.ones(3, 9, dtype=torch.bool)
+        mask[:, [1, 4, 8]] = False
+        padded = torch.full((3, 9, 10), 1e3)
+        padded[mask] = regions.flatten(0, 1)
+        norm = region_model.vision_encoder.mlp[1]
+        outs, statistics = [], []
+        for inputs in ({"region_features": regions}, {"region_features": padded, "region_mask": mask}):
+            norm.reset_running_stats()
+            outs.append(region_model.get_image_features(**inputs))
+            statistics.append((norm.running_mean.clone(), norm.running_var.clone()))
+        assert outs[1].mask.equal(mask)
+        torch.testing.assert_close(outs[1].embeds[mask].view(3, 6, 16), outs[0].embeds)
+        torch.testing.assert_close(outs[1].pooled, outs[0].pooled)
+        torch.testing.assert_close(statistics[1], statistics[0])
+        assert (outs[1].embeds[~mask] == 0).all()
+
+    def test_training_keeps_a_share_of_them(self, region_model, regions):
+        assert region_model.get_image_features(region_features=regions).embeds.shape[1] == 6
+        region_model.train()
+        seen = [region_model.get_image_features(region_features=regions) for _ in range(20)]
+        assert {out.embeds.shape[1] for out in seen} == {4}  # int(0.8 * 6)
+        chosen = {tuple(map(tuple, out.last_hidden_state[0, :, :1].tolist())) for out in seen}
+        assert len(chosen) > 5
+
+    @pytest.mark.parametrize(("share", "of", "kept"), [(0.8, 36, 28), (0.8, 5, 4), (0.5, 7, 3), (0.1, 3, 1)])
+    def test_exactly_so_many_are_kept(self, share, of, kept):
+        regions = torch.arange(of, dtype=torch.float).expand(50, of)[..., None]
+        chosen, mask = keep_regions(regions, None, share)
+        assert chosen.shape == (50, kept, 1)
+        assert mask is None
+        for row in chosen[..., 0].tolist():
+            assert row == sorted(set(row))  # each once, in order
+        assert len({tuple(row) for row in chosen[..., 0].tolist()}) > 1  # another choice for each image
+        assert set(chosen.flatten().tolist()) == set(range(of))  # any may be chosen
+
+    def test_each_image_keeps_a_share_of_its_own(self):
+        lengths = torch.tensor([10, 5, 1, 0])
+        mask = torch.arange(10) < lengths[:, None]
+        mask[1] = mask[1].flip(0)
+        regions = torch.where(mask, torch.arange(10), -1)[..., None].float()
+        chosen, kept = keep_regions(regions, mask, 0.8)
+        assert kept.sum(1).tolist() == [8, 4, 1, 0]
+        assert (chosen[kept] >= 0).all()
+        assert set(chosen[1][kept[1]].flatten().tolist()) < {5.0, 6.0, 7.0, 8.0, 9.0}
+
+    def test_every_parameter_gets_a_gradient(self, region_model, regions, inputs):
+        region_model.train()
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        loss = region_model(ids, region_features=regions[:2], attention_mask=mask, return_loss=True).loss
+        loss.backward()
+        without = {name for name, each in region_model.named_parameters() if each.grad is None}
+        assert without == {"logit_scale"}
+
+    def test_saves_and_loads(self, region_model, regions, inputs, tmp_path):
+        region_model.vision_encoder.mlp[1].running_mean.fill_(0.3)
+        region_model.save_pretrained(tmp_path)
+        loaded = OmitModel.from_pretrained(tmp_path)
+        ids = inputs["input_ids"]
+        expected = region_model(ids, region_features=regions).similarity
+        assert torch.equal(loaded(ids, region_features=regions).similarity, expected)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({}, r"No image given; expected region_features, .* OmitProcessor\(regions=…\) makes region_features"),
+            (
+                {"pixel_values": torch.rand(3, 3, 32, 32)},
+                "pixel_values given; expected region_features, and",
+            ),
+            ({"image_states": torch.rand(3, 3, 8)}, "image_states given; expected region_features"),
+            (
+                {"pixel_values": torch.rand(3, 3, 32, 32), "region_features": torch.rand(3, 6, 10)},
+                "pixel_values and region_features given; expected region_features",
+            ),
+            (
+                {"region_features": torch.rand(3, 6, 11)},
+                r"region_features has shape \(3, 6, 11\); expected \[B, K, 10\], as vision_config.feature_size has it",
+            ),
+            ({"region_features": torch.rand(6, 10)}, r"region_features has shape \(6, 10\); expected \[B, K, 10\]"),
+            (
+                {"region_features": torch.rand(3, 6, 10), "region_mask": torch.ones(3, 5)},
+                r"region_mask has shape \(3, 5\); expected \(3, 6\)",
+            ),
+        ],
+    )
+    def test_bad_input(self, region_model, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            region_model.get_image_features(**arguments)
+
+    def test_regions_for_a_model_of_pixels(self, model, inputs):
+        regions = torch.rand(3, 6, 10)
+        with pytest.raises(ValueError, match="region_features given; expected pixel_values or image_states"):
+            model(inputs["input_ids"], region_features=regions)
+        with pytest.raises(ValueError, match="pixel_values and region_features given; expected pixel_values or"):
+            model(**inputs, region_features=regions)
+        with pytest.raises(ValueError, match="region_mask given; expected none"):
+            model(**inputs, region_mask=regions[..., 0])
 
 
 class TestBiGRU:
@@ -167,8 +345,71 @@ def test_every_parameter_of_the_default_encoders_gets_a_gradient(model, inputs):
 
 
 def test_a_text_encoder_that_automodel_does_not_know():
-    with pytest.raises(ValueError, match="AutoModel has no model for .*siglip_text_model"):
-        OmitModel(tiny_config(text_config={"model_type": "siglip_text_model"}))
+    with pytest.raises(ValueError, match="AutoModel has no model for .*siglip2_text_model"):
+        OmitModel(tiny_config(text_config={"model_type": "siglip2_text_model"}))
+
+
+@pytest.mark.parametrize("kind", miniatures.TEXT)
+def test_words_with_the_tokenizer_of_every_text_encoder(kind):
+    """What is found from each tokenizer: letters alone are fragments, however a caption is padded."""
+    tokenizer = miniatures.text_tokenizer(kind)
+    settings = text_settings(tokenizer)
+    assert set(settings["special_token_ids"]) == set(tokenizer("")["input_ids"]) | {tokenizer.pad_token_id}
+    assert settings["text_pooling"] == ("cls" if "bert" in kind else "last")
+    config = {"model_type": kind, **miniatures.text_options(kind, tokenizer)}
+    model = OmitModel(tiny_config(text_config=config, **settings)).eval()
+    processor = OmitProcessor(tokenizer=tokenizer)
+    inputs = processor(text=["abc", "fghijk"])
+    assert inputs["attention_mask"].shape == inputs["input_ids"].shape
+    out = model.get_text_features(**inputs)
+    for ids, mask, letters in zip(inputs["input_ids"], out.mask, ("abc", "fghijk"), strict=True):
+        tokens = tokenizer.convert_ids_to_tokens(ids[mask].tolist())
+        assert "".join(tokens).replace("##", "").replace("</w>", "").replace("▁", "") == letters
+    for number, caption in enumerate(("abc", "fghijk")):  # and in a batch of its own
+        alone = model.get_text_features(**processor(text=caption))
+        torch.testing.assert_close(alone.pooled[0], out.pooled[number], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(alone.embeds[0][alone.mask[0]], out.embeds[number][out.mask[number]])
+
+
+class TestSiglipText:
+    """It reads its padding: without a mask, at one length."""
+
+    @pytest.fixture
+    def tokenizer(self):
+        return miniatures.text_tokenizer("siglip_text_model")
+
+    @pytest.fixture
+    def siglip_model(self, tokenizer):
+        config = miniatures.text_options("siglip_text_model", tokenizer)
+        config = {"model_type": "siglip_text_model", **config}
+        return OmitModel(tiny_config(text_config=config, **text_settings(tokenizer))).eval()
+
+    def test_a_mask_is_not_read(self, siglip_model, tokenizer):
+        inputs = tokenizer(["abc"], padding="max_length", return_attention_mask=True, return_tensors="pt")
+        assert not inputs["attention_mask"].all()
+        out = siglip_model.get_text_features(**inputs)
+        expected = siglip_model.text_encoder.backbone(input_ids=inputs["input_ids"]).last_hidden_state
+        torch.testing.assert_close(out.last_hidden_state, expected)
+        projected = siglip_model.text_encoder.projection(expected[:, -1])
+        torch.testing.assert_close(out.pooled, nn.functional.normalize(projected, dim=-1))
+
+    def test_shorter_captions_are_padded(self, siglip_model, tokenizer):
+        """As pipelines give them, which do not know of this model's one length."""
+        padded = siglip_model.get_text_features(**tokenizer(["abc", "d"], padding="max_length", return_tensors="pt"))
+        short = siglip_model.get_text_features(**tokenizer(["abc", "d"], padding=True, return_tensors="pt"))
+        for name in ("embeds", "mask", "pooled"):
+            assert torch.equal(short[name], padded[name])
+
+    def test_longer_captions_are_an_error(self, siglip_model):
+        with pytest.raises(ValueError, match=r"13 tokens a caption; the text encoder takes 12\. Cut them"):
+            siglip_model.get_text_features(torch.full((1, 13), 5))
+
+
+def test_a_vocabulary_that_does_not_fit(model):
+    with pytest.raises(
+        ValueError, match="input_ids holds 30; expected ids below 30, .* not the one of this checkpoint"
+    ):
+        model.get_text_features(torch.tensor([[2, 30]]))
 
 
 def test_width_that_a_configuration_does_not_tell():

@@ -7,16 +7,19 @@ import sys
 import time
 from pathlib import Path
 
+import miniatures
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from tiny import tiny_recipe
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.data import load_image_text
+from omit_hf.data import ImageTextInputs, load_image_text
 from omit_hf.evaluation import evaluate_split
 from omit_hf.training import Recipe, train, write_recipe_file
+from omit_hf.training.building import build_model
 
 TRAIN = Path(__file__).parents[1] / "examples" / "train.py"
 DROPOUT = {"text_config": {**tiny_recipe()["text_config"], "dropout": 0.3}}
@@ -138,12 +141,27 @@ def test_every_epoch_has_its_own_order(tmp_path):
     assert losses[:4] != pytest.approx(losses[4:], rel=1e-4)
 
 
-@pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2}, {"loss": "triplet"}])
+AUGMENTED = {"word_augmentation": 0.4, "image_crop": 0.5, "image_flip": True}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"gradient_accumulation_steps": 2},
+        {"loss": "triplet"},
+        AUGMENTED,
+        {**AUGMENTED, "num_workers": 2},
+        {"unfreeze_epochs": [1, 2]},
+        {"vision_config": {"model_type": "resnet", **miniatures.VISION["resnet"]}, "freeze_batch_norm": True},
+    ],
+)
 def test_stopped_and_resumed_is_as_if_never_stopped(tmp_path, options):
     options = {"num_epochs": 3, **DROPOUT, **options}
+    steps = 6 if "unfreeze_epochs" in options else 3  # in the second epoch, or in the first
     whole = run(tmp_path / "whole", **options)
-    stopped = run(tmp_path / "parts", max_steps=3, **options)
-    assert stopped["steps"] == 3
+    stopped = run(tmp_path / "parts", max_steps=steps, **options)
+    assert stopped["steps"] == steps
     assert not (tmp_path / "parts" / "metrics.json").exists()
     parts = run(tmp_path / "parts", resume=True, **options)
     assert log_of(tmp_path / "parts") == log_of(tmp_path / "whole")
@@ -172,6 +190,102 @@ def test_killed_in_mid_epoch_and_resumed(tmp_path):
     assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert weights[0] == weights[1]
+
+
+def test_augmentation_is_the_same_with_other_workers(tmp_path):
+    """It depends on seed, epoch and pair alone; and it is there, another one in every epoch."""
+    run(tmp_path / "alone", **AUGMENTED)
+    run(tmp_path / "workers", num_workers=2, **AUGMENTED)
+    assert log_of(tmp_path / "alone") == log_of(tmp_path / "workers")
+    frozen = {"num_epochs": 2, "learning_rate": 1e-12, "loss": "infonce", "batch_size": 40}  # one batch, of all pairs
+    run(tmp_path / "plain", **frozen)
+    run(tmp_path / "augmented", **frozen, **AUGMENTED)
+    plain, augmented = ([line["loss"] for line in log_of(tmp_path / name)] for name in ("plain", "augmented"))
+    assert plain[0] == pytest.approx(plain[1], rel=1e-5)
+    assert len({round(loss, 4) for loss in (plain[0], *augmented)}) == 3
+
+
+def backbone_at(folder, step) -> dict[str, torch.Tensor]:
+    weights = load_file(folder / "checkpoints" / f"step-{step:08d}" / "model.safetensors")
+    prefix = "vision_encoder.backbone."
+    return {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_progressive_unfreezing(tmp_path, processes):
+    """Frozen at first, then the last stage learns, then the one before it, the embeddings never; on two processes as
+    on one."""
+    options = {"unfreeze_epochs": [1, 2], "num_epochs": 3, "keep_checkpoints": 9, "learning_rate": 1e-3}
+    options["data_options"] = {**tiny_recipe()["data_options"], "train_size": 16}  # 4 steps an epoch
+    finish(launch(tmp_path / "run", processes, batch_size=20 // processes, **options))
+    states = [backbone_at(tmp_path / "run", step) for step in (4, 8, 12)]
+    fresh = backbone_of_a_new_model(options)
+    previous, learnt = fresh, []
+    for state in states:
+        learnt.append({name for name in state if not torch.equal(state[name], previous[name])})
+        previous = state
+    assert learnt[0] == set()
+    assert learnt[1] == {name for name in fresh if name.startswith("encoder.stages.1.")}
+    assert learnt[2] == {name for name in fresh if name.startswith("encoder.stages.")}
+    if processes == 2:
+        finish(launch(tmp_path / "one", batch_size=20, **options))
+        for name, expected in backbone_at(tmp_path / "one", 12).items():
+            difference = (states[-1][name] - expected).norm() / expected.norm().clamp_min(1e-3)
+            assert difference < 1e-4, name
+
+
+def backbone_of_a_new_model(options) -> dict[str, torch.Tensor]:
+    recipe = Recipe(**tiny_recipe(**options))
+    set_seed(recipe.seed)
+    model, _ = build_model(recipe, load_image_text("scenes", **recipe.data_options)["train"])
+    return model.vision_encoder.backbone.state_dict()
+
+
+def test_more_stages_than_there_are(tmp_path):
+    with pytest.raises(ValueError, match=r"unfreeze_epochs has 4 stages, .* ConvNextModel has 3"):
+        run(tmp_path / "run", unfreeze_epochs=[1, 1, 1, 1])
+
+
+def test_word_vectors_are_where_the_embeddings_start(tmp_path, capsys):
+    """And they are in the checkpoint as the embedding's weights, without the file."""
+    vectors = {"red": [1.0] * 8, "circle": [-1.0] * 8}
+    lines = [f"{word} {' '.join(map(str, vector))}\n" for word, vector in {**vectors, "zebra": [5.0] * 8}.items()]
+    (tmp_path / "glove.txt").write_text("".join(lines))
+    options = {"word_vectors": str(tmp_path / "glove.txt"), "num_epochs": 1, "learning_rate": 1e-12}
+    metrics = run(tmp_path / "run", **options)
+    tokenizer = OmitProcessor.from_pretrained(tmp_path / "run").tokenizer
+    assert metrics["word_vectors"] == {"words": len(tokenizer) - 2, "found": 2}
+    assert f"2 of the vocabulary's {len(tokenizer) - 2} words" in capsys.readouterr().out
+    (tmp_path / "glove.txt").unlink()
+    weights = OmitModel.from_pretrained(tmp_path / "run").text_encoder.backbone.embeddings.weight
+    for word, vector in vectors.items():
+        torch.testing.assert_close(weights[tokenizer.convert_tokens_to_ids(word)], torch.tensor(vector))
+    assert weights[tokenizer.convert_tokens_to_ids("blue")].abs().max() <= 0.1  # as it would begin without
+
+
+def test_word_vectors_of_another_dimension(tmp_path):
+    (tmp_path / "glove.txt").write_text("red 1 2 3\n")
+    with pytest.raises(ValueError, match="have 3 numbers a word; expected 8, the embedding_size of text_config"):
+        run(tmp_path / "run", word_vectors=str(tmp_path / "glove.txt"))
+
+
+def test_speed_and_memory_are_measured(tmp_path, monkeypatch, capsys):
+    slow = ImageTextInputs.pairs
+
+    def pairs(self, numbers):
+        time.sleep(0.1)
+        return slow(self, numbers)
+
+    monkeypatch.setattr(ImageTextInputs, "pairs", pairs)
+    run(tmp_path, max_steps=3)
+    metrics = run(tmp_path, resume=True)
+    pairs_per_second = 8 * 10 / metrics["training_seconds"]  # both parts' steps
+    assert metrics["pairs_per_second"] == pytest.approx(pairs_per_second, rel=0.2)
+    assert 0.8 / metrics["training_seconds"] * 0.8 < metrics["waiting_for_data"] < 1
+    assert 2**27 < metrics["peak_memory"] < 2**35
+    shown = capsys.readouterr().out
+    assert f"Trained on {metrics['pairs_per_second']:.1f} pairs/s, waiting for data" in shown
+    assert f"peak memory {metrics['peak_memory'] / 2**30:.2f} GiB (process)" in shown
 
 
 @pytest.mark.parametrize("loss", ["infonce", "triplet"])
@@ -220,6 +334,18 @@ def test_cached_states_train_as_live_ones(tmp_path):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_cached_states_of_clip_train_as_live_ones(tmp_path, kind):
+    clip = {"vision_config": None, "text_config": None, "image_processor": None}
+    clip["projection_dim"] = {"clip": 24, "siglip": 16}[kind]
+    clip["clip_model"] = str(miniatures.save_clip(kind, tmp_path / kind))
+    frozen = {"freeze_vision": True, "freeze_text": True, "cache_folder": str(tmp_path / "states")}
+    run(tmp_path / "live", **clip, **frozen)
+    run(tmp_path / "cached", cache_states=True, **clip, **frozen)
+    losses = [[line["loss"] for line in log_of(tmp_path / name)] for name in ("cached", "live")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     with pytest.raises(FloatingPointError, match="The loss is NaN at step"):
         run(tmp_path / "run", learning_rate=1e30)
@@ -256,6 +382,19 @@ def test_resuming_what_is_not_this_run(tmp_path):
     progress.write_text(progress.read_text().replace('"num_processes": 1', '"num_processes": 4'))
     with pytest.raises(ValueError, match="written by 4 processes, and this run has 1; resume with as many"):
         run(tmp_path / "run", resume=True)
+
+
+def test_resuming_with_another_vocabulary(tmp_path):
+    """The captions changed on disk; their number of words did not."""
+    file, images = miniatures.karpathy(tmp_path / "data")
+    options = {"data": str(file), "data_options": {"image_folder": str(images)}}
+    run(tmp_path / "run", max_steps=1, **options)
+    captions = file.read_text()
+    file.write_text(captions.replace("circle", "blob"))
+    with pytest.raises(ValueError, match="was trained with another vocabulary: the training captions"):
+        run(tmp_path / "run", resume=True, **options)
+    file.write_text(captions)
+    assert run(tmp_path / "run", resume=True, **options)["epochs"] == 2
 
 
 def test_data_that_make_no_batch(tmp_path):

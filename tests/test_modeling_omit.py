@@ -1,12 +1,15 @@
+import shutil
 import subprocess
 import sys
 
+import miniatures
 import pytest
 import torch
 from PIL import Image
 from tiny import TEXT, VISION, tiny_config
 from torch import nn
 from transformers import (
+    AutoImageProcessor,
     AutoModel,
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
@@ -20,7 +23,7 @@ from transformers import (
     pipeline,
 )
 
-from omit_hf import OmitModel, partial_sinkhorn_similarity
+from omit_hf import OmitModel, OmitProcessor, partial_sinkhorn_similarity
 from omit_hf.data import build_word_tokenizer
 from omit_hf.modeling.modeling_omit import MAX_LOGIT_SCALE
 
@@ -248,6 +251,115 @@ class TestFromVisionTextPretrained:
             OmitModel.from_vision_text_pretrained(folders[0], tmp_path / "bare")
 
 
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("backbones")
+    vision = {kind: miniatures.save_vision(kind, folder / f"vision-{kind}") for kind in miniatures.VISION}
+    text = {kind: miniatures.save_text(kind, folder / f"text-{kind}") for kind in miniatures.TEXT}
+    return vision, text
+
+
+@pytest.mark.parametrize("vision", miniatures.VISION)
+@pytest.mark.parametrize("text", miniatures.TEXT)
+def test_any_pair_of_pretrained_backbones(backbones, vision, text):
+    folders = backbones[0][vision], backbones[1][text]
+    model = OmitModel.from_vision_text_pretrained(*folders, projection_dim=16).eval()
+    for backbone, folder in zip((model.vision_encoder.backbone, model.text_encoder.backbone), folders, strict=True):
+        saved = type(backbone).from_pretrained(folder).state_dict()
+        for name, tensor in backbone.state_dict().items():
+            assert torch.equal(tensor, saved[name]), name
+    processor = OmitProcessor(AutoImageProcessor.from_pretrained(folders[0]), AutoTokenizer.from_pretrained(folders[1]))
+    inputs = processor(
+        images=[Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")], text=["a", "bcd", "a b"]
+    )
+    out = model(**inputs)
+    assert out.similarity.shape == (2, 3)
+    assert out.similarity.isfinite().all()
+    assert out.text_mask.any(1).all()
+
+
+class TestFromClip:
+    @pytest.fixture(params=["clip", "siglip"])
+    def folder(self, request, tmp_path):
+        return miniatures.save_clip(request.param, tmp_path / request.param)
+
+    @pytest.fixture
+    def inputs(self, folder):
+        processor = OmitProcessor(AutoImageProcessor.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
+        torch.manual_seed(0)
+        pictures = [torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8) for _ in range(3)]
+        return processor(images=pictures, text=["abc", "defghij k", "d", "zz"])
+
+    def test_the_global_features_are_those_of_the_checkpoint(self, folder, inputs):
+        clip, model = AutoModel.from_pretrained(folder), OmitModel.from_clip(folder).eval()
+        masks = {} if clip.config.model_type == "siglip" else {"attention_mask": inputs["attention_mask"]}
+        image = clip.get_image_features(inputs["pixel_values"]).pooler_output
+        text = clip.get_text_features(inputs["input_ids"], **masks).pooler_output
+        out = model(**inputs)
+        torch.testing.assert_close(out.image_pooled, nn.functional.normalize(image, dim=-1), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(out.text_pooled, nn.functional.normalize(text, dim=-1), rtol=1e-5, atol=1e-6)
+        logits = clip(pixel_values=inputs["pixel_values"], input_ids=inputs["input_ids"], **masks).logits_per_image
+        cosine = out.image_pooled @ out.text_pooled.T * model.logit_scale.exp()
+        torch.testing.assert_close(cosine + getattr(clip, "logit_bias", 0), logits, rtol=1e-4, atol=1e-4)
+
+    def test_a_patch_is_where_its_image_would_be(self, folder, inputs):
+        """Fragments lie in the shared space: what the checkpoint would make of a picture that is that patch alone."""
+        clip, model = AutoModel.from_pretrained(folder), OmitModel.from_clip(folder).eval()
+        states = clip.vision_model(inputs["pixel_values"]).last_hidden_state
+        if clip.config.model_type == "clip":
+            assert model.config.projection_dim == 24
+            expected = clip.visual_projection(clip.vision_model.post_layernorm(states[:, 5]))
+        else:
+            expected = clip.vision_model.head(states[:, 4:5])
+        found = model.get_image_features(inputs["pixel_values"]).embeds[:, 4]
+        torch.testing.assert_close(found, nn.functional.normalize(expected, dim=-1), rtol=1e-4, atol=1e-5)
+
+    def test_saves_and_loads(self, folder, inputs, tmp_path):
+        model = OmitModel.from_clip(folder, matching="ot", loss="infonce").eval()
+        assert model.config.matching == "ot"
+        model.save_pretrained(tmp_path / "omit")
+        loaded = OmitModel.from_pretrained(tmp_path / "omit")
+        assert torch.equal(loaded(**inputs).similarity, model(**inputs).similarity)
+        model(**{**inputs, "pixel_values": inputs["pixel_values"][[0, 1, 2, 0]]}, return_loss=True).loss.backward()
+        assert model.vision_encoder.projection.weight.grad.norm() > 0
+
+    def test_the_states_of_a_frozen_one_can_be_cached(self, folder, inputs):
+        model = OmitModel.from_clip(folder).eval()
+        states, _ = model.vision_encoder.encode(inputs["pixel_values"])
+        live = model.get_image_features(inputs["pixel_values"])
+        cached = model.get_image_features(image_states=states)
+        assert torch.equal(cached.embeds, live.embeds)
+        assert torch.equal(cached.pooled, live.pooled)
+
+    def test_another_width(self, folder):
+        with pytest.raises(ValueError, match=r"projection_dim is 7; expected \d+, the width of the projections of"):
+            OmitModel.from_clip(folder, projection_dim=7)
+
+    def test_another_model(self, backbones):
+        with pytest.raises(ValueError, match="'bert' model; expected 'clip' or 'siglip'.*from_vision_text_pretrained"):
+            OmitModel.from_clip(backbones[1]["bert"])
+
+    def test_zero_shot_pipeline(self, folder, tmp_path):
+        OmitModel.from_clip(folder).save_pretrained(tmp_path / "omit")
+        processor = OmitProcessor(AutoImageProcessor.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
+        processor.save_pretrained(tmp_path / "omit")
+        classify = pipeline("zero-shot-image-classification", model=str(tmp_path / "omit"))
+        picture = Image.new("RGB", (32, 32), "red")
+        answer = classify(picture, candidate_labels=["ab", "c"], hypothesis_template="{}")
+        model = OmitModel.from_pretrained(tmp_path / "omit")
+        expected = model(**processor(images=picture, text=["ab", "c"])).logits_per_image[0].softmax(-1)
+        assert {each["label"]: each["score"] for each in answer} == pytest.approx(
+            dict(zip(["ab", "c"], expected.tolist(), strict=True)), rel=1e-4
+        )
+
+
+def test_a_tokenizer_that_does_not_fit(backbones, tmp_path):
+    shutil.copytree(backbones[1]["bert"], tmp_path / "bert")
+    miniatures.text_tokenizer("roberta").save_pretrained(tmp_path / "bert")
+    with pytest.raises(ValueError, match="tokenizer has 261 tokens, and the text encoder 'bert' embeds 58"):
+        OmitModel.from_vision_text_pretrained(backbones[0]["vit"], tmp_path / "bert")
+
+
 def test_zero_shot_pipeline(scenes_model, processor, tmp_path):
     scenes_model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
@@ -281,7 +393,7 @@ def test_auto_processor_is_known(processor, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pixel_values": None}, "No image given; expected pixel_values"),
+        ({"pixel_values": None}, "No image given; expected pixel_values or image_states"),
         ({"input_ids": None}, "No text given; expected input_ids"),
         (
             {"attention_mask": torch.ones(2, 3)},

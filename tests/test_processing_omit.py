@@ -1,10 +1,13 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import REGIONS, TEXT, tiny_config
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, ViTImageProcessor
 
-from omit_hf import OmitProcessor
+from omit_hf import OmitModel, OmitProcessor
 
 PICTURE = Image.new("RGB", (96, 96), "red")
 
@@ -51,6 +54,63 @@ def test_parts_load_by_themselves(processor, tmp_path):
     assert AutoImageProcessor.from_pretrained(tmp_path).to_dict() == processor.image_processor.to_dict()
 
 
+class TestRegions:
+    @pytest.fixture
+    def region_processor(self, processor):
+        return OmitProcessor(tokenizer=processor.tokenizer)
+
+    def test_arrays_and_tensors(self, region_processor):
+        regions = np.random.default_rng(0).normal(size=(2, 3, 4))
+        expected = torch.from_numpy(regions).float()
+        for given in (regions, regions.astype(np.float32), torch.from_numpy(regions), list(regions)):
+            inputs = region_processor(regions=given, text=["a red circle", "a star"])
+            assert set(inputs) == {"region_features", "region_mask", "input_ids", "attention_mask"}
+            assert inputs["region_features"].dtype == torch.float32
+            assert torch.equal(inputs["region_features"], expected)
+            assert inputs["region_mask"].all()
+        assert torch.equal(region_processor(regions=regions[1])["region_features"], expected[1:])
+
+    def test_different_numbers_are_padded(self, region_processor):
+        inputs = region_processor(regions=[np.ones((2, 4)), np.ones((3, 4))])
+        assert inputs["region_features"][..., 0].tolist() == [[1, 1, 0], [1, 1, 1]]
+        assert inputs["region_mask"].tolist() == [[True, True, False], [True, True, True]]
+
+    def test_a_model_scores_them(self, region_processor):
+        config = tiny_config(vision_config=REGIONS, text_config={**TEXT, "vocab_size": len(region_processor.tokenizer)})
+        model = OmitModel(config).eval()
+        inputs = region_processor(regions=[np.ones((2, 10)), np.ones((5, 10))], text="a red circle")
+        assert model(**inputs).similarity.shape == (2, 1)
+
+    def test_save_and_load(self, region_processor, tmp_path):
+        region_processor.save_pretrained(tmp_path)
+        for loaded in (OmitProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
+            assert type(loaded) is OmitProcessor
+            assert loaded.image_processor is None
+            ids = loaded(regions=np.ones((1, 2, 4)), text="a red circle")["input_ids"]
+            assert torch.equal(ids, region_processor(text="a red circle")["input_ids"])
+            loaded.save_pretrained(tmp_path / "again")
+
+    def test_it_can_be_sent_to_a_worker(self, region_processor):
+        copy = pickle.loads(pickle.dumps(region_processor))
+        assert set(copy(regions=np.ones((1, 2, 4)))) == {"region_features", "region_mask"}
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"images": PICTURE}, "this processor has no image_processor, since its model takes precomputed regions"),
+            ({"images": PICTURE, "regions": np.ones((1, 2, 4))}, "called with images and regions; expected the one"),
+            ({"regions": []}, "regions is empty"),
+            ({"regions": np.ones(4)}, r"regions has shape \(4,\); expected \[B, K, width\]"),
+            ({"regions": [np.ones((2, 4)), np.ones((2, 5))]}, r"regions\[1\] has shape \(2, 5\); expected \[K, 4\]"),
+            ({"regions": [np.ones((0, 4))]}, r"regions\[0\] has shape \(0, 4\)"),
+            ({"regions": [np.full((2, 4), np.nan)]}, r"regions\[0\] holds NaN or infinity"),
+        ],
+    )
+    def test_bad_input(self, region_processor, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            region_processor(**arguments)
+
+
 def test_unpadded_lists_are_fine_without_tensors(processor):
     ids = processor(text=["a red circle", "a star"], padding=False, return_tensors=None)["input_ids"]
     assert [len(each) for each in ids] == [3, 2]
@@ -59,7 +119,7 @@ def test_unpadded_lists_are_fine_without_tensors(processor):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "called with nothing; expected images=…, text=… or both"),
+        ({}, "called with nothing; expected images=… or regions=…, text=… or both"),
         ({"images": []}, "images is an empty list"),
         ({"images": 42}, r"images\[0\] is 42, which is no picture"),
         ({"images": [PICTURE, None]}, r"images\[1\] is None, which is no picture"),

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_recipe
+from tiny import TEXT, tiny_config, tiny_recipe
 
+from omit_hf import OmitModel
 from omit_hf.data import ImageTextInputs
 from omit_hf.evaluation import evaluate_split
 from omit_hf.training import Recipe, write_recipe_file
@@ -87,3 +88,9 @@ def test_wrong_options(published, options, status, message):
     assert result.returncode == status
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_vocabulary_that_does_not_fit(scenes, processor):
+    model = OmitModel(tiny_config(text_config={**TEXT, "vocab_size": 10}))
+    with pytest.raises(ValueError, match=r"tokenizer has \d+ tokens, and the text encoder 'omit_bigru' embeds 10"):
+        evaluate_split(model, processor, scenes["test"])

@@ -3,6 +3,7 @@
 from omit_hf import OmitConfig
 
 VISION = {"model_type": "convnext", "patch_size": 8, "num_stages": 2, "hidden_sizes": [8, 12], "depths": [1, 1]}
+REGIONS = {"model_type": "omit_region", "feature_size": 10, "hidden_size": 8}
 TEXT = {"model_type": "omit_bigru", "vocab_size": 30, "embedding_size": 8, "hidden_size": 16}
 
 

@@ -5,6 +5,7 @@ A row is an image: `image` (a picture) or `region_features` (float32 [K, width])
 `omit_hf.data.scenes`). The splits are `train`, `validation` and `test`.
 """
 
+from omit_hf.data.augmentation import Augmentation
 from omit_hf.data.checks import check_data, describe_split, find_problems, unreadable_images
 from omit_hf.data.coco import load_coco_captions
 from omit_hf.data.hub import load_hub
@@ -18,8 +19,10 @@ from omit_hf.data.schema import DataError
 from omit_hf.data.states import cache_states
 from omit_hf.data.vocabulary import build_word_tokenizer
 from omit_hf.data.webdataset import load_webdataset
+from omit_hf.data.word_vectors import read_word_vectors
 
 __all__ = [
+    "Augmentation",
     "DataError",
     "ImageTextInputs",
     "build_word_tokenizer",
@@ -35,5 +38,6 @@ __all__ = [
     "load_regions",
     "load_scenes",
     "load_webdataset",
+    "read_word_vectors",
     "unreadable_images",
 ]

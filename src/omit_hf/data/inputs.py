@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from omit_hf.data.augmentation import Augmentation
 from omit_hf.data.pictures import open_picture, stored_pictures
 
 # What can stand for an image, the first that is there.
@@ -22,19 +23,21 @@ class ImageTextInputs:
     Args:
         split: a split in the schema of `omit_hf.data`.
         processor: `OmitProcessor`.
+        augmentation: of what `pairs` gives; `images` and `texts` are never augmented.
 
     Raises:
         TypeError: if the split is a stream, whose rows have no numbers.
         ValueError: if it has neither images nor what can stand for them.
     """
 
-    def __init__(self, split: Dataset, processor):
+    def __init__(self, split: Dataset, processor, augmentation: Augmentation | None = None):
         if not isinstance(split, Dataset):
             raise TypeError(
                 f"The split is {type(split).__name__}; expected a datasets.Dataset. A stream cannot be shuffled, "
                 "numbered or resumed exactly: load it without streaming, or its beginning with max_images."
             )
         self.processor = processor
+        self.augmentation = augmentation
         self.captions = [caption for captions in split["captions"] for caption in captions]
         counts = [len(captions) for captions in split["captions"]]
         self.caption_image_index = np.repeat(np.arange(len(counts)), counts)
@@ -87,8 +90,17 @@ class ImageTextInputs:
 
     def pairs(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
         """Inputs of the model for some captions and their images, and the number of each image as `image_ids`."""
-        images = self.caption_image_index[list(numbers)]
-        return {**self.images(images), **self.texts(numbers), "image_ids": torch.from_numpy(images)}
+        images, augmentation = self.caption_image_index[list(numbers)], self.augmentation
+        if augmentation is not None and (augmentation.crop < 1 or augmentation.flip):
+            pictures = zip((self._picture(int(image)) for image in images), numbers, strict=True)
+            inputs = dict(self.processor(images=[augmentation.picture(*pair) for pair in pictures]))
+        else:
+            inputs = self.images(images)
+        if augmentation is not None and augmentation.words:
+            inputs |= self.processor(text=[augmentation.caption(self.captions[pair], pair) for pair in numbers])
+        else:
+            inputs |= self.texts(numbers)
+        return {**inputs, "image_ids": torch.from_numpy(images)}
 
     def _picture(self, number: int):
         try:

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from omit_hf.data.inputs import ImageTextInputs
 from omit_hf.evaluation.retrieval import mean_average_precision, retrieval_metrics
 from omit_hf.modeling import OmitFeatures
+from omit_hf.modeling.backbones_omit import fit_tokenizer
 
 
 @dataclass
@@ -47,7 +48,11 @@ def evaluate_split(
 
     Returns:
         Metrics, as `retrieval_metrics` and `mean_average_precision` name them, and the similarity, float32 [N_i, N_t].
+
+    Raises:
+        ValueError: if the processor's tokenizer has more tokens than the model.
     """
+    fit_tokenizer(model.config.text_config, processor.tokenizer)
     inputs = ImageTextInputs(split, processor)
     was_training = model.training
     model.eval()

@@ -7,6 +7,10 @@ from huggingface_hub import EvalResult, ModelCardData
 from omit_hf.evaluation.retrieval import metrics_table
 
 DATASETS = {"scenes": "Scenes (generated, omit_hf.data.scenes)"}
+IMAGES_IMPORT = "import torch\nfrom PIL import Image\n"
+IMAGES_INPUT = 'images=Image.open("picture.png").convert("RGB")'
+REGIONS_IMPORT = "import numpy as np\nimport torch\n"
+REGIONS_INPUT = 'regions=np.load("regions.npy")'
 CITATION = """@inproceedings{pan2025omit,
   title     = {Learning Image-Text Matching with Optimal Partial Transport},
   author    = {Pan and others},
@@ -25,12 +29,13 @@ def model_card(metrics: dict) -> str:
     recipe, test, place = metrics["recipe"], metrics["test"], metrics["environment"]
     name = Path(recipe["output_dir"]).name
     dataset = DATASETS.get(recipe["data"], Path(recipe["data"]).stem)
-    base_models = [recipe[side] for side in ("vision_model", "text_model") if recipe[side] is not None]
+    base_models = [recipe[side] for side in ("clip_model", "vision_model", "text_model") if recipe[side] is not None]
+    regions = (recipe["vision_config"] or {}).get("model_type") == "omit_region"
     data = ModelCardData(
         language="en",
         license="apache-2.0",
         library_name="transformers",
-        pipeline_tag="zero-shot-image-classification",
+        pipeline_tag=None if regions else "zero-shot-image-classification",  # whose widget gives pictures
         tags=["omit", "image-text-matching", "image-text-retrieval", "optimal-transport"],
         base_model=[model for model in base_models if not Path(model).exists()] or None,
         model_name=name,
@@ -61,13 +66,11 @@ partial optimal transport, and scores what is matched.
 ## Use
 
 ```python
-import torch
-from PIL import Image
-
+{REGIONS_IMPORT if regions else IMAGES_IMPORT}
 from omit_hf import OmitModel, OmitProcessor
 
 model, processor = OmitModel.from_pretrained("PATH"), OmitProcessor.from_pretrained("PATH")
-inputs = processor(images=Image.open("picture.png").convert("RGB"), text=["one caption", "another caption"])
+inputs = processor({REGIONS_INPUT if regions else IMAGES_INPUT}, text=["one caption", "another caption"])
 with torch.inference_mode():
     print(model(**inputs).similarity)
 ```
@@ -84,7 +87,9 @@ Test split, {split["test"]["images"]} images and {split["test"]["captions"]} cap
 Data: {dataset}, {split["train"]["images"]} images and {split["train"]["captions"]} captions. Matching \
 `{recipe["matching"]}`, λ = {recipe["regularization"]}, {recipe["num_iterations"]} iterations, loss \
 `{recipe["loss"]}`, seed {recipe["seed"]}. {metrics["trained_parameters"]:,} of {metrics["parameters"]:,} \
-parameters trained in {metrics["steps"]} steps and {metrics["training_seconds"]:.0f} s. All of it is in `recipe.yaml`.
+parameters trained in {metrics["steps"]} steps and {metrics["training_seconds"]:.0f} s, at \
+{metrics["pairs_per_second"]:.0f} pairs/s and with at most {metrics["peak_memory"] / 2**30:.1f} GiB of memory. All of \
+it is in `recipe.yaml`.
 
 ## Environment
 

@@ -4,9 +4,10 @@ import transformers
 from datasets import Dataset
 from transformers import AutoImageProcessor, BaseImageProcessor
 
-from omit_hf.data import build_word_tokenizer
+from omit_hf.data import Augmentation, build_word_tokenizer, read_word_vectors
+from omit_hf.data.augmentation import mask_token, words_of
 from omit_hf.modeling import OmitConfig, OmitModel, OmitProcessor
-from omit_hf.modeling.encoders_omit import pretrained_backbone, pretrained_tokenizer, text_settings
+from omit_hf.modeling.backbones_omit import fit_tokenizer, pretrained_backbone, pretrained_tokenizer, text_settings
 from omit_hf.training.recipe import Recipe
 
 # Fields that a recipe and an OmitConfig share.
@@ -31,36 +32,84 @@ def build_model(recipe: Recipe, train: Dataset) -> tuple[OmitModel, OmitProcesso
         recipe: names the backbones, or configures them.
         train: the training split, whose captions make the vocabulary of an `omit_bigru`.
     """
+    shared = {name: getattr(recipe, name) for name in SHARED_FIELDS}
+    if recipe.text_pooling is not None:
+        shared["text_pooling"] = recipe.text_pooling
+    if recipe.clip_model is not None:
+        model = OmitModel.from_clip(recipe.clip_model, **shared)
+        processor = OmitProcessor(_image_processor(recipe), pretrained_tokenizer(recipe.clip_model))
+    else:
+        model, processor = _from_two_sides(recipe, train, shared)
+    if not recipe.takes_regions:
+        model.vision_encoder.backbone.requires_grad_(not recipe.freeze_vision)
+        model.vision_encoder.batch_norm_frozen = recipe.freeze_batch_norm
+    model.text_encoder.backbone.requires_grad_(not recipe.freeze_text)
+    return model, processor
+
+
+def _from_two_sides(recipe: Recipe, train: Dataset, shared: dict) -> tuple[OmitModel, OmitProcessor]:
     vision_backbone = text_backbone = None
+    vision_config = recipe.vision_config
     if recipe.vision_model is not None:
         vision_backbone = pretrained_backbone(recipe.vision_model, "vision_config", "float32")
         vision_config = vision_backbone.config.to_dict()
-        image_processor = AutoImageProcessor.from_pretrained(recipe.vision_model)
-    else:
-        vision_config = recipe.vision_config
-        image_processor = _image_processor(recipe.image_processor)
     if recipe.text_model is not None:
         tokenizer = pretrained_tokenizer(recipe.text_model)
         text_backbone = pretrained_backbone(recipe.text_model, "text_config", "float32")
+        fit_tokenizer(text_backbone.config, tokenizer)
         text_config = text_backbone.config.to_dict()
     else:
-        captions = (caption for captions in train["captions"] for caption in captions)
-        tokenizer = build_word_tokenizer(captions, recipe.min_word_count)
+        tokenizer = build_word_tokenizer(captions_of(train), recipe.min_word_count)
         vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
         text_config = {**recipe.text_config, **vocabulary}
-    settings = text_settings(tokenizer)
-    if recipe.text_pooling is not None:
-        settings["text_pooling"] = recipe.text_pooling
-    shared = {name: getattr(recipe, name) for name in SHARED_FIELDS}
-    config = OmitConfig(vision_config=vision_config, text_config=text_config, **shared, **settings)
+    settings = {**text_settings(tokenizer), **shared}
+    config = OmitConfig(vision_config=vision_config, text_config=text_config, **settings)
     model = OmitModel(config, vision_backbone, text_backbone)
-    model.vision_encoder.backbone.requires_grad_(not recipe.freeze_vision)
-    model.text_encoder.backbone.requires_grad_(not recipe.freeze_text)
-    return model, OmitProcessor(image_processor, tokenizer)
+    return model, OmitProcessor(None if recipe.takes_regions else _image_processor(recipe), tokenizer)
 
 
-def _image_processor(options: dict) -> BaseImageProcessor:
-    options = dict(options)
+def use_word_vectors(recipe: Recipe, model: OmitModel, processor: OmitProcessor) -> dict:
+    """Start the word embeddings of an `omit_bigru` from the recipe's file.
+
+    Returns:
+        `words`, of the vocabulary, and `found`, of those that the file has.
+    """
+    tokenizer = processor.tokenizer
+    special = set(tokenizer.all_special_ids)
+    vocabulary = {word: number for word, number in tokenizer.get_vocab().items() if number not in special}
+    embeddings = model.text_encoder.backbone.embeddings.weight
+    read = read_word_vectors(recipe.word_vectors, vocabulary, embeddings.shape[1])
+    embeddings.data[read.ids] = read.vectors
+    return {"words": len(vocabulary), "found": len(read.ids)}
+
+
+def build_augmentation(recipe: Recipe, train: Dataset, processor: OmitProcessor) -> Augmentation | None:
+    """What the recipe does to training pairs; None for nothing."""
+    if not recipe.word_augmentation and recipe.image_crop == 1 and not recipe.image_flip:
+        return None
+    mask, vocabulary = "", []
+    if recipe.word_augmentation:
+        mask, vocabulary = mask_token(processor.tokenizer), words_of(captions_of(train))
+    return Augmentation(
+        words=recipe.word_augmentation,
+        crop=recipe.image_crop,
+        flip=recipe.image_flip,
+        mask=mask,
+        vocabulary=vocabulary,
+        seed=recipe.seed,
+    )
+
+
+def captions_of(split: Dataset):
+    """All captions of a split, one by one."""
+    return (caption for captions in split["captions"] for caption in captions)
+
+
+def _image_processor(recipe: Recipe) -> BaseImageProcessor:
+    options = dict(recipe.image_processor or {})
+    pretrained = recipe.clip_model or recipe.vision_model
+    if pretrained is not None:
+        return AutoImageProcessor.from_pretrained(pretrained, **options)
     name = options.pop("image_processor_type", None)
     found = getattr(transformers, name, None) if isinstance(name, str) else None
     if not (isinstance(found, type) and name.endswith(("ImageProcessor", "ImageProcessorPil"))):

@@ -1,5 +1,6 @@
 """The output folder of a run: its checks, its checkpoints, and its log; nothing in it is ever half-written."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -43,20 +44,28 @@ class Progress:
         batch: batches of this epoch that are done, on each process.
         step: optimiser steps made.
         seconds: training time so far, without evaluation.
+        waiting: of it, the time that the main process waited for data.
+        pairs: that were trained on, on all processes.
+        peak_memory: most bytes that the main process has had in training: of the GPU, or else of the machine.
         best_rsum, best_epoch, best_step: of the best validation yet.
         validations: metrics of every validation.
         num_processes: that the run began with.
+        vocabulary: a digest of the tokenizer's words and their ids.
     """
 
     epoch: int = 0
     batch: int = 0
     step: int = 0
     seconds: float = 0.0
+    waiting: float = 0.0
+    pairs: int = 0
+    peak_memory: int = 0
     best_rsum: float = -1.0
     best_epoch: int = -1
     best_step: int = -1
     validations: list[dict] = field(default_factory=list)
     num_processes: int = 1
+    vocabulary: str = ""
 
 
 def on_main_process(accelerator: Accelerator, action: Callable[[], object]) -> None:
@@ -138,23 +147,33 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, 
     on_main_process(accelerator, finish)
 
 
-def load_last_checkpoint(accelerator: Accelerator, folder: Path) -> Progress:
+def load_last_checkpoint(accelerator: Accelerator, folder: Path, vocabulary: str) -> Progress:
     """Restore the run's last checkpoint, or begin where there is none yet.
 
     Raises:
-        ValueError: if the run had another number of processes.
+        ValueError: if the run had another number of processes or another vocabulary.
     """
     found = checkpoints_of(folder)
     if not found:
-        return Progress(num_processes=accelerator.num_processes)
+        return Progress(num_processes=accelerator.num_processes, vocabulary=vocabulary)
     progress = Progress(**json.loads((found[-1] / PROGRESS_FILE).read_text(encoding="utf-8")))
     if progress.num_processes != accelerator.num_processes:
         raise ValueError(
             f"{found[-1]} was written by {progress.num_processes} processes, and this run has "
             f"{accelerator.num_processes}; resume with as many."
         )
+    if progress.vocabulary != vocabulary:
+        raise ValueError(
+            f"{found[-1]} was trained with another vocabulary: the training captions, or the tokenizer of text_model, "
+            "have changed since the run began. Put back what they were, or begin anew in another output_dir."
+        )
     accelerator.load_state(str(found[-1]))
     return progress
+
+
+def vocabulary_digest(tokenizer) -> str:
+    """A digest of a tokenizer's words and their ids."""
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
 def checkpoints_of(folder: Path) -> list[Path]:

@@ -4,10 +4,13 @@ import json
 import logging
 import os
 import shutil
+import sys
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import psutil
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import broadcast, is_tensorboard_available, set_seed
@@ -18,7 +21,7 @@ from omit_hf.data import ImageTextInputs, cache_states, check_data, load_image_t
 from omit_hf.evaluation import evaluate_split
 from omit_hf.hub import environment, model_card
 from omit_hf.modeling import OmitModel, OmitProcessor
-from omit_hf.training.building import build_model
+from omit_hf.training.building import build_augmentation, build_model, use_word_vectors
 from omit_hf.training.checkpoints import (
     CARD_FILE,
     METRICS_FILE,
@@ -29,10 +32,17 @@ from omit_hf.training.checkpoints import (
     on_main_process,
     prepare_output_dir,
     save_checkpoint,
+    vocabulary_digest,
     write_atomically,
     write_folder,
 )
-from omit_hf.training.optimisation import freeze_unreached, parameter_groups, set_learning_rate
+from omit_hf.training.optimisation import (
+    freeze_unreached,
+    parameter_groups,
+    set_learning_rate,
+    unfreeze,
+    unfreezing,
+)
 from omit_hf.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -85,13 +95,17 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
     data = load_image_text(recipe.data, **(recipe.data_options or {}))
     check_data(data, read_images=recipe.check_images)
     model, processor = build_model(recipe, data["train"])
+    word_vectors = None
+    if recipe.word_vectors is not None:
+        word_vectors = use_word_vectors(recipe, model, processor)
+        accelerator.print("word_vectors: {found} of the vocabulary's {words} words".format(**word_vectors))
     model.vision_encoder.to(memory_format=torch.channels_last)  # in which convolutions are faster
     if recipe.cache_states:
         model.to(accelerator.device)
         with accelerator.main_process_first():
             frozen = {"image": recipe.freeze_vision, "text": recipe.freeze_text}
             data = cache_states(model, processor, data, recipe.cache_folder, **frozen)
-    inputs = ImageTextInputs(data["train"], processor)
+    inputs = ImageTextInputs(data["train"], processor, build_augmentation(recipe, data["train"], processor))
     loader = DataLoader(
         range(len(inputs)),
         batch_size=recipe.batch_size,
@@ -102,7 +116,9 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
         generator=torch.Generator(),  # of its own, so that starting an epoch draws nothing from the global one
     )
     freeze_unreached(model.cpu(), inputs.pairs(range(2)))
+    stages = unfreezing(model, recipe)
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe))
+    trained_parameters = sum(each.numel() for each in model.parameters() if each.requires_grad)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     if len(loader) == 0:
         raise ValueError(
@@ -110,13 +126,23 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
             f"{accelerator.num_processes} processes; set a smaller batch_size."
         )
 
-    progress = load_last_checkpoint(accelerator, folder) if recipe.resume else Progress()
-    progress.num_processes = accelerator.num_processes
+    vocabulary = vocabulary_digest(processor.tokenizer)
+    if recipe.resume:
+        progress = load_last_checkpoint(accelerator, folder, vocabulary)
+    else:
+        progress = Progress(num_processes=accelerator.num_processes, vocabulary=vocabulary)
     if recipe.tensorboard:
         accelerator.init_trackers("logs")
     log = TrainingLog(folder, progress.step) if accelerator.is_main_process else None
 
     while progress.epoch < recipe.num_epochs and not stopped(recipe, progress):
+        if unfreeze(stages, progress.epoch) and accelerator.num_processes > 1:
+            # The distributed wrapper exchanges the gradients of the parameters that had one when it was made.
+            raw = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+            accelerator.free_memory()
+            model, optimizer, loader = accelerator.prepare(raw, optimizer, loader)
+        if inputs.augmentation is not None:
+            inputs.augmentation.epoch = progress.epoch  # before the epoch's worker processes get their copy
         train_epoch(accelerator, recipe, model, optimizer, loader, progress, log)
         if stopped(recipe, progress) and progress.batch > 0:  # in mid-epoch: the checkpoint is there, no validation
             break
@@ -138,9 +164,13 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
         "epochs": progress.epoch,
         "steps": progress.step,
         "training_seconds": round(progress.seconds, 1),
+        "pairs_per_second": round(progress.pairs / progress.seconds, 1),
+        "waiting_for_data": round(progress.waiting / progress.seconds, 4),
+        "peak_memory": progress.peak_memory,
         "test_seconds": round(time.perf_counter() - started, 1),
         "parameters": sum(parameter.numel() for parameter in best.parameters()),
-        "trained_parameters": sum(each.numel() for each in model.parameters() if each.requires_grad),
+        "trained_parameters": trained_parameters,
+        "word_vectors": word_vectors,
         "splits": {
             split: {"images": len(rows), "captions": sum(map(len, rows["captions"]))} for split, rows in data.items()
         },
@@ -148,6 +178,11 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
         "environment": environment(accelerator.num_processes),
     }
     on_main_process(accelerator, lambda: finish(folder, best_folder(folder, progress), metrics))
+    accelerator.print(
+        f"Trained on {metrics['pairs_per_second']:.1f} pairs/s, waiting for data {metrics['waiting_for_data']:.1%} of "
+        f"the time; peak memory {metrics['peak_memory'] / 2**30:.2f} GiB "
+        f"({'GPU' if accelerator.device.type == 'cuda' else 'process'}). Test RSUM {test['rsum']:.1f}."
+    )
     return metrics
 
 
@@ -157,8 +192,10 @@ def train_epoch(accelerator, recipe, model, optimizer, loader, progress: Progres
     loader.set_epoch(progress.epoch)
     batches = accelerator.skip_first_batches(loader, progress.batch) if progress.batch else loader
     negatives = "all" if progress.epoch < recipe.all_negatives_epochs else "hardest"
+    if accelerator.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     bar = tqdm(
-        batches,
+        timed(batches, progress),
         desc=f"Epoch {progress.epoch + 1}/{recipe.num_epochs}",
         total=len(loader),
         initial=progress.batch,
@@ -175,6 +212,7 @@ def train_epoch(accelerator, recipe, model, optimizer, loader, progress: Progres
             optimizer.step()
             optimizer.zero_grad()
         progress.batch += 1
+        progress.pairs += recipe.batch_size * accelerator.num_processes
         losses.append(loss.detach())
         if not accelerator.sync_gradients:
             continue
@@ -192,15 +230,41 @@ def train_epoch(accelerator, recipe, model, optimizer, loader, progress: Progres
             log.write()
         if at_checkpoint and progress.batch < len(loader):
             progress.seconds, started = progress.seconds + time.perf_counter() - started, time.perf_counter()
+            progress.peak_memory = max(progress.peak_memory, peak_memory(accelerator))
             save_checkpoint(accelerator, Path(recipe.output_dir), progress, recipe.keep_checkpoints)
             started = time.perf_counter()
         if stopped(recipe, progress):
             break
     progress.seconds += time.perf_counter() - started
+    progress.peak_memory = max(progress.peak_memory, peak_memory(accelerator))
     if log is not None:
         log.write()
     if progress.batch >= len(loader):
         progress.epoch, progress.batch = progress.epoch + 1, 0
+
+
+def timed(batches: Iterable, progress: Progress) -> Iterator:
+    """The batches; the time that passes until each is there is added to the progress."""
+    batches = iter(batches)
+    while True:
+        started = time.perf_counter()
+        batch = next(batches, None)
+        progress.waiting += time.perf_counter() - started
+        if batch is None:
+            return
+        yield batch
+
+
+def peak_memory(accelerator: Accelerator) -> int:
+    """Most bytes that the GPU's tensors took in this epoch or, without a GPU, the process since it began."""
+    if accelerator.device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # which Windows lacks
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def validate(accelerator, recipe, model, processor, split, progress: Progress) -> None:

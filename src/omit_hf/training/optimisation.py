@@ -53,6 +53,59 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
     ]
 
 
+def backbone_stages(backbone: nn.Module) -> list[list[nn.Parameter]]:
+    """The trained parameters of a backbone by stage, from the first to the last.
+
+    The stages are the entries of its largest `ModuleList`: the stages of a ResNet or Swin, the layers of a ViT. What
+    comes before them, such as patch embeddings, is a stage of its own; what comes after, such as a norm, is of the
+    last.
+    """
+    lists = [(name, part) for name, part in backbone.named_modules() if isinstance(part, nn.ModuleList)]
+    if not lists:
+        raise ValueError(f"{type(backbone).__name__} has no list of stages; leave out unfreeze_epochs.")
+    path, stages = max(lists, key=lambda found: sum(each.numel() for each in found[1].parameters()))
+    before, after, inside = [], [], [[] for _ in stages]
+    for name, parameter in backbone.named_parameters():
+        if name.startswith(f"{path}."):
+            inside[int(name.removeprefix(f"{path}.").split(".")[0])].append(parameter)
+        else:
+            (after if any(inside) else before).append(parameter)
+    inside[-1] += after
+    return [[each for each in stage if each.requires_grad] for stage in (before, *inside)]
+
+
+def unfreezing(model: nn.Module, recipe: Recipe) -> list[tuple[int, list[nn.Parameter]]]:
+    """The stages of the vision backbone that the recipe unfreezes, each with its epoch; others are frozen for good.
+
+    Raises:
+        ValueError: if the recipe tells of more stages than there are.
+    """
+    if not recipe.unfreeze_epochs:
+        return []
+    backbone = model.vision_encoder.backbone
+    stages = backbone_stages(backbone)
+    if len(recipe.unfreeze_epochs) > len(stages):
+        raise ValueError(
+            f"unfreeze_epochs has {len(recipe.unfreeze_epochs)} stages, {recipe.unfreeze_epochs}; "
+            f"{type(backbone).__name__} has {len(stages)}, the embeddings among them."
+        )
+    stages.reverse()
+    for stage in stages[len(recipe.unfreeze_epochs) :]:
+        for parameter in stage:
+            parameter.requires_grad_(False)
+    return list(zip(recipe.unfreeze_epochs, stages, strict=False))
+
+
+def unfreeze(stages: list[tuple[int, list[nn.Parameter]]], epoch: int) -> bool:
+    """Let those stages learn whose epoch has come, and no others; tells whether that is a change."""
+    changed = False
+    for start, parameters in stages:
+        for parameter in parameters:
+            changed |= parameter.requires_grad != (epoch >= start)
+            parameter.requires_grad_(epoch >= start)
+    return changed
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, epoch: int) -> float:
     """Linear warm-up over the first steps, a lower rate from each of `decay_epochs` on. A function of step and epoch
     alone, so that there is nothing to save and restore.

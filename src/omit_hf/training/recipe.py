@@ -13,6 +13,8 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
+BACKBONES = ("vision_model", "text_model", "vision_config", "text_config")
+
 
 def option(default, help: str):
     if isinstance(default, list | dict):
@@ -38,22 +40,43 @@ class Recipe:
     num_workers: int = option(0, "Worker processes that load the data; 0 loads in the training process.")
     cache_folder: str = option("~/.cache/omit_hf", "Where the states of frozen backbones are kept.")
     cache_states: bool = option(False, "Run frozen backbones once and train on what they gave, from disk.")
+    word_augmentation: float = option(
+        0.0, "Share of the training captions' words that is masked, replaced or deleted (the paper's family: 0.2)."
+    )
+    image_crop: float = option(1.0, "Smallest share of a training image that a random crop keeps; 1 for no crop.")
+    image_flip: bool = option(False, "Mirror training images at random; not where captions tell left from right.")
 
     # Model
+    clip_model: str | None = option(
+        None, "Hub id or folder of a CLIP or SigLIP, for both sides; its projections are kept."
+    )
     vision_model: str | None = option(None, "Hub id or folder of a pretrained vision backbone.")
     text_model: str | None = option(None, "Hub id or folder of a pretrained text encoder, with its tokenizer.")
-    vision_config: dict | str | None = option(None, "In its place: configuration of an untrained vision backbone.")
+    vision_config: dict | str | None = option(
+        None, "In its place: configuration of an untrained vision backbone, or of omit_region for precomputed regions."
+    )
     text_config: dict | str | None = option(
         None, "In its place: configuration of an omit_bigru; its vocabulary is made from the training captions."
     )
     image_processor: dict | str | None = option(
-        None, "Image processor of an untrained vision backbone: image_processor_type, size, image_mean …"
+        None,
+        "Image processor of an untrained vision backbone: image_processor_type, size, image_mean … "
+        "Of a pretrained one: what to change, such as size.",
     )
     min_word_count: int = option(
         1, "How often a training caption's word must occur to be in an omit_bigru's vocabulary."
     )
+    word_vectors: str | None = option(
+        None, "GloVe, word2vec or fastText text file that an omit_bigru's word embeddings start from."
+    )
     freeze_vision: bool = option(False, "Do not train the vision backbone.")
     freeze_text: bool = option(False, "Do not train the text backbone.")
+    freeze_batch_norm: bool = option(False, "Keep the batch-norm statistics of the vision backbone as they are.")
+    unfreeze_epochs: list[int] = option(
+        [],
+        "Epochs, from 0, from which the vision backbone's last stage, the one before it … are trained; a stage beyond "
+        "the list stays frozen. Empty to train all from the start.",
+    )
     projection_dim: int = option(1024, "D, the width of fragments and global features.")
     matching: Literal["omit", "ot", "mean"] = option("omit", "Partial transport, full transport, or cosine of means.")
     regularization: float = option(0.02, "λ of the entropic transport, in units of a cosine.")
@@ -129,11 +152,20 @@ class Recipe:
             raise ValueError(f"max_steps is {self.max_steps}; expected at least 1.")
 
     def validate_backbones(self):
-        for side in ("vision", "text"):
-            pretrained, untrained = getattr(self, f"{side}_model"), getattr(self, f"{side}_config")
-            if (pretrained is None) == (untrained is None):
-                given = "both" if pretrained is not None else "neither"
-                raise ValueError(f"{given} of {side}_model and {side}_config is given; expected one of them.")
+        if self.clip_model is not None:
+            others = [name for name in BACKBONES if getattr(self, name) is not None]
+            if others:
+                raise ValueError(
+                    f"clip_model, which is for both sides, and {', '.join(others)} are given; expected one."
+                )
+        else:
+            for side in ("vision", "text"):
+                pretrained, untrained = getattr(self, f"{side}_model"), getattr(self, f"{side}_config")
+                if (pretrained is None) == (untrained is None):
+                    given = "both" if pretrained is not None else "neither"
+                    raise ValueError(
+                        f"{given} of {side}_model and {side}_config is given; expected one of them, or clip_model."
+                    )
         if isinstance(self.text_config, dict) and self.text_config.get("model_type") != "omit_bigru":
             raise ValueError(
                 f"text_config has model_type {self.text_config.get('model_type')!r}; expected 'omit_bigru'. For a "
@@ -141,12 +173,42 @@ class Recipe:
             )
         if isinstance(self.vision_config, dict) and "model_type" not in self.vision_config:
             raise ValueError("vision_config has no model_type; expected that of a vision backbone, such as 'resnet'.")
-        if self.vision_config is not None and self.image_processor is None:
+        if self.vision_config is not None and not self.takes_regions and self.image_processor is None:
             raise ValueError(
                 "vision_config is given without image_processor; an untrained backbone has none of its own."
             )
         if self.cache_states and not (self.freeze_vision or self.freeze_text):
             raise ValueError("cache_states is on, but no backbone is frozen; set freeze_vision or freeze_text.")
+        if self.word_vectors is not None and self.text_config is None:
+            raise ValueError("word_vectors is given without text_config; expected an omit_bigru to put them into.")
+
+    def validate_schedule(self):
+        of_pictures = ("freeze_vision", "freeze_batch_norm", "unfreeze_epochs", "image_processor", "image_flip")
+        no_use = [name for name in of_pictures if getattr(self, name)] + ["image_crop"] * (self.image_crop != 1)
+        if self.takes_regions and no_use:
+            raise ValueError(f"{', '.join(no_use)}: of no use to omit_region, which has no backbone and no pictures.")
+        if not 0 <= self.word_augmentation < 1:
+            raise ValueError(f"word_augmentation is {self.word_augmentation}; expected a share from 0 to below 1.")
+        if not 0 < self.image_crop <= 1:
+            raise ValueError(f"image_crop is {self.image_crop}; expected a share above 0, up to 1 for no crop.")
+        if self.unfreeze_epochs != sorted(self.unfreeze_epochs) or min(self.unfreeze_epochs, default=0) < 0:
+            raise ValueError(
+                f"unfreeze_epochs is {self.unfreeze_epochs}; expected epochs from 0 in ascending order, the last "
+                "stage's first."
+            )
+        if self.unfreeze_epochs and self.freeze_vision:
+            raise ValueError("unfreeze_epochs and freeze_vision are given; expected one of them.")
+        if self.cache_states and self.freeze_text and self.word_augmentation:
+            raise ValueError("word_augmentation has no effect on cached states of the text backbone; set it to 0.")
+        if self.cache_states and self.freeze_vision and (self.image_crop < 1 or self.image_flip):
+            raise ValueError(
+                "image_crop and image_flip have no effect on cached states of the vision backbone; leave them out."
+            )
+
+    @property
+    def takes_regions(self) -> bool:
+        """Whether the images are precomputed regions."""
+        return isinstance(self.vision_config, dict) and self.vision_config.get("model_type") == "omit_region"
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -1,0 +1,140 @@
+"""Backbones of transformers: built, loaded, and what their configurations and tokenizers tell of them."""
+
+import inspect
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    MODEL_MAPPING,
+    AutoBackbone,
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    SiglipTextModel,
+)
+
+# Towers that AutoModel does not find by their configuration.
+TEXT_TOWERS = {"siglip_text_model": SiglipTextModel}
+
+
+def build_vision_backbone(config) -> nn.Module:
+    """An untrained vision backbone. `AutoBackbone` where the configuration asks for another stage than the last."""
+    stages = getattr(config, "stage_names", None)
+    if type(config) in MODEL_MAPPING and (stages is None or list(config.out_features) == [stages[-1]]):
+        return AutoModel.from_config(config, **without_pooler(config))
+    return AutoBackbone.from_config(config)
+
+
+def pretrained_backbone(name_or_path: str, part: str, dtype: torch.dtype) -> nn.Module:
+    """A pretrained backbone; of a model with several towers, such as CLIP, the one whose configuration is `part`."""
+    config = AutoConfig.from_pretrained(name_or_path)
+    config = getattr(config, part, config)
+    if config.model_type in TEXT_TOWERS:
+        backbone = TEXT_TOWERS[config.model_type].from_pretrained(name_or_path, config=config, dtype=dtype)
+    else:
+        backbone = AutoModel.from_pretrained(name_or_path, config=config, dtype=dtype, **without_pooler(config))
+    return align_memory(backbone)
+
+
+def align_memory(model: nn.Module) -> nn.Module:
+    """Copy the weights that a file is mapped to, so that they lie in memory as those of any other model.
+
+    A mapped tensor begins anywhere, and products of unaligned ones round differently; transport makes that visible.
+    After this a loaded model scores as the saved one did, to the bit.
+    """
+    for parameter in model.parameters():
+        if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
+            parameter.data = parameter.data.clone()
+    return model
+
+
+def pretrained_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a text model.
+
+    Raises:
+        OSError: if there is none. (`AutoTokenizer` alone may make an empty one up from the model's configuration.)
+    """
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise OSError(f"There is no tokenizer beside the text model {name_or_path}; save its tokenizer there.")
+    return tokenizer
+
+
+def text_settings(tokenizer) -> dict:
+    """What a tokenizer decides of an [`OmitConfig`].
+
+    Returns:
+        `special_token_ids`, the ids that it adds to a text or pads with (an unknown word is a word); `text_pooling`,
+        `cls` where it has a CLS token, else `last` where it has an EOS token, else `mean`.
+    """
+    names = ("cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
+    pooling = "cls" if tokenizer.cls_token_id is not None else "last" if tokenizer.eos_token_id is not None else "mean"
+    ids = {getattr(tokenizer, name) for name in names} - {None}
+    return {"special_token_ids": sorted(ids), "text_pooling": pooling}
+
+
+def fit_tokenizer(config, tokenizer) -> None:
+    """See that a text backbone of this configuration can read what a tokenizer writes, and pads as it does.
+
+    Raises:
+        ValueError: if the tokenizer has more tokens than the backbone.
+    """
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"The tokenizer has {len(tokenizer)} tokens, and the text encoder {config.model_type!r} embeds "
+            f"{config.vocab_size}; expected those of one checkpoint, loaded from the same folder."
+        )
+    if config.model_type == "siglip_text_model":  # whose configuration does not always tell
+        config.pad_token_id = tokenizer.pad_token_id
+
+
+def without_pooler(config) -> dict:
+    """Arguments that build a backbone without the pooler that nobody reads, where its class has such an argument.
+
+    Parameters that never get a gradient break distributed training.
+    """
+    if type(config) not in MODEL_MAPPING:
+        raise ValueError(
+            f"AutoModel has no model for a configuration of type {config.model_type!r}; choose another backbone."
+        )
+    model_class = MODEL_MAPPING[type(config)]
+    accepts = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    return {"add_pooling_layer": False} if accepts else {}
+
+
+def backbone_width(backbone: nn.Module) -> int:
+    """Width of a vision backbone's last states."""
+    if hasattr(backbone, "channels"):
+        return backbone.channels[-1]
+    config = backbone.config
+    for name in ("hidden_size", "hidden_sizes", "hidden_dim", "neck_hidden_sizes", "last_hidden_size"):
+        width = getattr(config, name, None)
+        if width is not None:
+            return width if isinstance(width, int) else width[-1]
+    raise ValueError(
+        f"The configuration of {type(backbone).__name__} does not tell the width of its last states; expected an "
+        "attribute hidden_size, hidden_sizes or hidden_dim. Set vision_config.hidden_size to that width."
+    )
+
+
+def own_image_size(backbone: nn.Module) -> tuple[int, int] | None:
+    """Height and width that a backbone has position encodings for and interpolates them from; None if any will do."""
+    size = getattr(backbone.config, "image_size", None)
+    if size is None or "interpolate_pos_encoding" not in inspect.signature(backbone.forward).parameters:
+        return None
+    return tuple(size) if isinstance(size, list | tuple) else (size, size)
+
+
+def number_of_patches(config, pixel_values: Tensor, tokens: int) -> int:
+    """How many of a backbone's output tokens are patches; those before them are CLS and registers."""
+    if hasattr(config, "depths"):  # hierarchical transformers (Swin and its kin) have no CLS
+        return tokens
+    sizes = config.patch_size if isinstance(config.patch_size, list | tuple) else (config.patch_size,) * 2
+    patches = (pixel_values.shape[-2] // sizes[0]) * (pixel_values.shape[-1] // sizes[1])
+    if not 0 < patches <= tokens:
+        raise ValueError(
+            f"{config.model_type} gave {tokens} tokens for an image of {tuple(pixel_values.shape[-2:])} pixels; "
+            f"expected at least {patches}, one for each {sizes[0]} x {sizes[1]} patch."
+        )
+    return patches
