@@ -85,6 +85,7 @@ def test_help_explains_every_field(capsys):
         ("learning_rate: -1", "learning_rate is -1.0; expected a number greater than 0"),
         ("batch_size: 1", "expected at least 2, or there are no negatives"),
         ("max_steps: 0", "max_steps is 0; expected at least 1"),
+        ("{resume: true, overwrite_output_dir: true}", "resume and overwrite_output_dir are both on; expected one"),
         ("text_model: bert", "both of text_model and text_config is given; expected one"),
         ("vision_config: null", "neither of vision_model and vision_config is given; expected one"),
         ("text_config: {model_type: bert}", "model_type 'bert'; expected 'omit_bigru'.* give text_model"),

@@ -24,10 +24,11 @@ from omit_hf.training.checkpoints import (
     METRICS_FILE,
     Progress,
     TrainingLog,
+    begin_output_dir,
     best_folder,
+    check_output_dir,
     load_last_checkpoint,
     on_main_process,
-    prepare_output_dir,
     save_checkpoint,
     write_atomically,
     write_folder,
@@ -76,8 +77,8 @@ def train(recipe: Recipe) -> dict:
 def run(accelerator: Accelerator, recipe: Recipe) -> dict:
     """What `train` does on each process."""
     folder = Path(recipe.output_dir)
-    on_main_process(accelerator, lambda: prepare_output_dir(recipe))
-    if (folder / METRICS_FILE).exists():
+    on_main_process(accelerator, lambda: check_output_dir(recipe))
+    if recipe.resume and (folder / METRICS_FILE).exists():
         accelerator.print(f"The run in {folder} is complete.")
         return json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
 
@@ -109,6 +110,9 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
             f"{accelerator.num_processes} processes; set a smaller batch_size."
         )
 
+    # Only now, when nothing is left that the recipe can be wrong about.
+    if not recipe.resume:
+        on_main_process(accelerator, lambda: begin_output_dir(recipe))
     progress = load_last_checkpoint(accelerator, folder) if recipe.resume else Progress()
     progress.num_processes = accelerator.num_processes
     if recipe.tensorboard:

@@ -85,7 +85,7 @@ class Recipe:
 
     # Run
     output_dir: str | None = option(None, "Folder of the result; outputs/<name of the recipe file> by default.")
-    overwrite_output_dir: bool = option(False, "Empty the folder first.")
+    overwrite_output_dir: bool = option(False, "Delete the run that the folder holds, once the new one can begin.")
     resume: bool = option(False, "Go on from the folder's last checkpoint.")
     seed: int = option(0, "Seed of weights, data order and dropout.")
     max_steps: int | None = option(
@@ -119,6 +119,12 @@ class Recipe:
             raise ValueError("batch_size is 1; expected at least 2, or there are no negatives.")
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"max_steps is {self.max_steps}; expected at least 1.")
+
+    def validate_output(self):
+        if self.resume and self.overwrite_output_dir:
+            raise ValueError(
+                "resume and overwrite_output_dir are both on; expected one: to go on with the run, or to delete it."
+            )
 
     def validate_backbones(self):
         for side in ("vision", "text"):
