@@ -1,5 +1,6 @@
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,31 @@ def test_compare_does_not_repeat_a_run(compared):
     again = example("compare.py", *arguments)
     assert again.stdout.splitlines()[-3:] == first.stdout.splitlines()[-3:]
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("model.safetensors")} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seed", "7"], "error: --seed cannot be given, since it is set for each run; see --seeds"),
+        (["--overwrite-output-dir"], "error: --overwrite-output-dir cannot be given"),
+        (["--resume=true"], "error: --resume=true cannot be given"),
+        (["--seeds", "0", "0"], "error: seeds is 0 0; expected each of them once"),
+        (["--matching", "ot", "ot"], "error: matching is ot ot; expected each of them once"),
+        (["--learn_rate", "1"], "unrecognized arguments: --learn_rate 1"),
+        (["--matching", "magic"], "magic"),
+        (["--margin", "0.3"], r"error: The finished run in .*omit_seed0 has another recipe(.|\n)*margin: was 0.05"),
+    ],
+)
+def test_compare_with_bad_options(compared, monkeypatch, capsys, options, message):
+    """Seen before any run starts, even where all are there already."""
+    folder, arguments, _ = compared
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
+    monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, arguments), *options])
+    monkeypatch.setattr(subprocess, "run", None)
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(EXAMPLES / "compare.py"), run_name="__main__")
+    assert re.search(message, f"{caught.value} {capsys.readouterr().err}")
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
 
 
 def test_explain_draws_a_scene_and_a_picture(compared, tmp_path):

@@ -137,14 +137,27 @@ def begin_output_dir(recipe: Recipe) -> None:
 def _check_resumed(recipe: Recipe, folder: Path) -> None:
     if not (folder / RECIPE_FILE).is_file():
         raise FileNotFoundError(f"There is no run to resume in {folder}; leave out resume to begin one.")
-    before = asdict(Recipe(**read_recipe_file(folder / RECIPE_FILE)))
-    now = asdict(recipe)
-    changed = [name for name in now if name not in FREE_FIELDS and now[name] != before[name]]
-    if changed:
-        listed = "\n  ".join(f"{name}: was {before[name]!r}, is {now[name]!r}" for name in changed)
+    changes = recipe_changes(asdict(Recipe(**read_recipe_file(folder / RECIPE_FILE))), recipe)
+    if changes:
+        listed = "\n  ".join(changes)
         raise ValueError(
             f"The run in {folder} has another recipe; resume it with its own, or choose another output_dir:\n  {listed}"
         )
+
+
+def recipe_changes(before: dict, recipe: Recipe) -> list[str]:
+    """What a result depends on and is not as it was: a line a field.
+
+    Args:
+        before: fields of an earlier recipe, as in `metrics.json`.
+        recipe: the present one.
+    """
+    now = asdict(recipe)
+    return [
+        f"{name}: was {before.get(name, 'not there')!r}, is {now[name]!r}"
+        for name in now
+        if name not in FREE_FIELDS and (name not in before or now[name] != before[name])
+    ]
 
 
 def _matches(file: Path, patterns: tuple[str, ...]) -> bool:
