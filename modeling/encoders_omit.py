@@ -28,6 +28,7 @@ class GridEncoder(nn.Module):
     def __init__(self, config, backbone: nn.Module | None = None):
         super().__init__()
         self.backbone = build_vision_backbone(config.vision_config) if backbone is None else backbone
+        check_input(self.backbone, "vision", "pixel_values")
         self.projection = Projection(backbone_width(self.backbone), config.projection_dim)
 
     def forward(self, pixel_values: Tensor | None, states: Tensor | None = None, **kwargs):
@@ -72,6 +73,8 @@ class TextEncoder(nn.Module):
         self.pooling = config.text_pooling
         if backbone is None:
             backbone = build_text_backbone(config.text_config)
+        if config.text_config.model_type != "omit_bigru":
+            check_input(backbone, "text", "input_ids")
         self.backbone = backbone
         width = config.text_config.hidden_size
         if config.text_config.model_type == "omit_bigru" and width == config.projection_dim:
@@ -118,6 +121,7 @@ class BiGRU(nn.Module):
 
     def __init__(self, config):
         super().__init__()
+        config.validate()
         self.config = config
         self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
         self.dropout = nn.Dropout(config.dropout)
@@ -158,6 +162,24 @@ def build_text_backbone(config) -> nn.Module:
     if config.model_type == "omit_bigru":
         return BiGRU(config)
     return AutoModel.from_config(config, **without_pooler(config))
+
+
+def check_input(backbone: nn.Module, side: str, expected: str) -> None:
+    """See that a backbone is an encoder of that side: that it reads `pixel_values`, or `input_ids` alone.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    kind = backbone.config.model_type
+    if backbone.main_input_name != expected:
+        raise ValueError(
+            f"The {side} backbone is a {kind!r} model, which reads {backbone.main_input_name}; expected a {side} "
+            f"encoder, which reads {expected}."
+        )
+    if side == "text" and backbone.config.is_encoder_decoder:
+        raise ValueError(
+            f"The text backbone is a {kind!r} model, an encoder and a decoder; expected an encoder, such as BERT."
+        )
 
 
 def pretrained_backbone(name_or_path: str, part: str, dtype: torch.dtype) -> nn.Module:

@@ -1,7 +1,7 @@
 """OmitModel: encode, match, loss."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.distributed as dist
@@ -12,7 +12,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.utils import can_return_tuple
 
-from .configuration_omit import OmitConfig
+from .configuration_omit import MAX_LOGIT_SCALE, OmitConfig, check_fields
 from .encoders_omit import (
     BiGRU,
     GridEncoder,
@@ -27,7 +27,6 @@ from .losses_omit import gather_with_gradient, info_nce_loss, triplet_loss
 from .matching_omit import DEFAULT_MEMORY_BUDGET, MATCHING, OmitFeatures, OmitMatching, tiled_similarity
 from .sinkhorn_omit import at_least_float32
 
-MAX_LOGIT_SCALE = math.log(100)
 NORM_EPS = 1e-6  # padding is zero, and a smaller one gives it huge gradients
 
 
@@ -126,7 +125,12 @@ class OmitModel(OmitPreTrainedModel):
             config: the configuration.
             vision_backbone, text_backbone: models that are loaded already, to use in the place of untrained ones.
                 `config` must hold copies of their configurations, since it takes hold of what it is given.
+
+        Raises:
+            StrictDataclassError: if the configuration is not valid, which setting its fields one by one does not tell.
+            ValueError: if a backbone is not for its side.
         """
+        config.validate()
         super().__init__(config)
         self.vision_encoder = GridEncoder(config, vision_backbone)
         self.text_encoder = TextEncoder(config, text_backbone)
@@ -302,7 +306,8 @@ class OmitModel(OmitPreTrainedModel):
         if self.training and self.logit_scale.requires_grad:
             with torch.no_grad():  # clamped in place, so that its gradient survives at the bound
                 self.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-        return self.logit_scale.exp()
+            return self.logit_scale.exp()
+        return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
 
     def _transport_plan(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
         if not hasattr(self.matching, "transport_plan"):
@@ -332,12 +337,14 @@ class OmitModel(OmitPreTrainedModel):
         Raises:
             OSError: if a model is not found, or there is no tokenizer beside the text model and one of the two fields
                 that it decides is not given.
+            ValueError: for a field that `OmitConfig` does not have, or a model that is not for its side.
 
         Example:
             ```python
             model = OmitModel.from_vision_text_pretrained("facebook/dinov2-base", "google-bert/bert-base-uncased")
             ```
         """
+        check_fields("config_kwargs", config_kwargs, (each.name for each in fields(OmitConfig)))
         if not {"special_token_ids", "text_pooling"} <= config_kwargs.keys():
             config_kwargs = text_settings(pretrained_tokenizer(text_model_name_or_path)) | config_kwargs
         vision_backbone = pretrained_backbone(vision_model_name_or_path, "vision_config", dtype)

@@ -171,6 +171,28 @@ def test_a_text_encoder_that_automodel_does_not_know():
         OmitModel(tiny_config(text_config={"model_type": "siglip_text_model"}))
 
 
+@pytest.mark.parametrize(
+    ("part", "kind", "message"),
+    [
+        (
+            "vision_config",
+            "bert",
+            "vision backbone is a 'bert' model, which reads input_ids; expected a vision",
+        ),
+        ("text_config", "vit", "text backbone is a 'vit' model, which reads pixel_values; expected a text encoder"),
+        (
+            "text_config",
+            "bart",
+            "text backbone is a 'bart' model, an encoder and a decoder; expected an encoder",
+        ),
+    ],
+)
+def test_a_backbone_for_another_side(part, kind, message):
+    small = {**SMALL, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 40}
+    with pytest.raises(ValueError, match=message):
+        OmitModel(tiny_config(**{part: {"model_type": kind, **small}}))
+
+
 def test_width_that_a_configuration_does_not_tell():
     backbone = nn.Identity()
     backbone.config = object()

@@ -3,6 +3,7 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from tiny import TEXT, VISION, tiny_config
 from torch import nn
@@ -149,8 +150,10 @@ def test_loss(loss, inputs):
 
 
 def test_logit_scale_is_clamped_and_can_come_back():
-    model = OmitModel(tiny_config(loss="infonce", logit_scale_init_value=9.0)).train()
-    scale = model._scale()
+    model = OmitModel(tiny_config(loss="infonce")).train()
+    nn.init.constant_(model.logit_scale, 9.0)
+    assert model.eval()._scale().item() == pytest.approx(100)
+    scale = model.train()._scale()
     assert scale.item() == pytest.approx(100)
     scale.backward()
     assert model.logit_scale.item() == pytest.approx(MAX_LOGIT_SCALE)
@@ -242,6 +245,14 @@ class TestFromVisionTextPretrained:
         out = model(input_ids=torch.tensor([[2, 9, 3]]), pixel_values=torch.rand(1, 3, 32, 32))
         assert out.image_embeds.shape == (1, 4, 16)
 
+    def test_fields_that_a_configuration_does_not_have(self, folders):
+        with pytest.raises(ValueError, match="unknown field 'regularisation'; did you mean 'regularization'?"):
+            OmitModel.from_vision_text_pretrained(*folders, regularisation=0.1)
+
+    def test_a_text_model_for_the_pictures(self, folders):
+        with pytest.raises(ValueError, match="vision backbone is a 'bert' model, which reads input_ids"):
+            OmitModel.from_vision_text_pretrained(folders[1], folders[1])
+
     def test_no_tokenizer(self, folders, tmp_path):
         BertModel(BertConfig(**BERT)).save_pretrained(tmp_path / "bare")
         with pytest.raises((OSError, ValueError), match="tokenizer"):
@@ -307,6 +318,20 @@ def test_a_head_without_a_plan(inputs):
     model = OmitModel(tiny_config(matching="mean"))
     with pytest.raises(ValueError, match="matching='mean' does not transport"):
         model(**inputs, output_transport=True)
+
+
+def test_a_configuration_that_became_invalid(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    with pytest.raises(StrictDataclassError, match="regularization is -1; expected a number greater than 0"):
+        OmitModel.from_pretrained(tmp_path, regularization=-1)
+    config = tiny_config()
+    config.num_iterations = 0
+    with pytest.raises(StrictDataclassError, match="num_iterations is 0; expected at least 1"):
+        OmitModel(config)
+    config = tiny_config()
+    config.text_config.pad_token_id = 99
+    with pytest.raises(StrictDataclassError, match="pad_token_id is 99"):
+        OmitModel(config)
 
 
 def test_checkpoint_of_another_model(tmp_path):
