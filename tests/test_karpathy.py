@@ -115,3 +115,12 @@ def test_what_is_not_there(tmp_path):
         load_karpathy(tmp_path / "dataset.json", tmp_path / "nowhere")
     with pytest.raises(ValueError, match="data source 'flickr30k' is unknown; expected 'scenes' or"):
         load_image_text("flickr30k")
+
+
+def test_options_that_the_loader_does_not_have(tmp_path):
+    with pytest.raises(
+        ValueError, match="load_karpathy, which reads .*, has no option 'image_foldr'; did you mean 'image_f"
+    ):
+        load_image_text("dataset.json", image_foldr=tmp_path)
+    with pytest.raises(ValueError, match="load_karpathy, which reads 'dataset.json', needs the option image_folder"):
+        load_image_text("dataset.json")

@@ -280,6 +280,8 @@ FAILURES = [
     ({"batch_size": 64}, "40 training pairs make no batch of 64 for each of 1 processes"),
     ({"image_processor": {"image_processor_type": "Tokenizer"}}, "image_processor_type 'Tokenizer'"),
     ({"min_word_count": 999}, "No word occurs 999 times"),
+    ({"text_config": {"model_type": "omit_bigru", "hidden_size": 0}}, "makes no model: hidden_size is 0; expected at"),
+    ({"data_options": {"train_sise": 8}}, "load_scenes.* no option 'train_sise'; did you mean 'train_size'?"),
 ]
 
 
@@ -288,6 +290,11 @@ def test_a_start_that_fails_leaves_nothing(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         run(tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_no_output_folder():
+    with pytest.raises(ValueError, match="output_dir is None; expected a folder"):
+        train(Recipe(**tiny_recipe()))
 
 
 def test_what_comes_into_the_folder_meanwhile_is_kept(tmp_path, monkeypatch):
@@ -327,9 +334,9 @@ def test_resuming_what_is_not_this_run(tmp_path):
 
 
 def test_the_script_ends_with_one_line_and_a_status(tmp_path):
-    process = launch(tmp_path / "run", data="nowhere")
+    process = launch(tmp_path / "run", data_options={"train_size": "many"})
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "Traceback" not in output
-    assert "error: data source 'nowhere' is unknown" in output
+    assert output.splitlines()[-1] == "error: train_size is 'many'; expected at least 1 image, as an integer."
     assert not (tmp_path / "run").exists()

@@ -79,11 +79,25 @@ def test_two_processes_measure_what_one_does(published, tmp_path):
     [
         (["--split", "testing"], 1, "error: split is 'testing'; expected one of train, validation, test"),
         (["--data_options", "[1]"], 2, "--data_options: '[1]' is list; expected names and values in {}"),
+        (["--cpu_threads", "-1"], 1, "error: cpu_threads is -1; expected at least 0"),
+        (
+            ["--data_options", '{"test_sise": 3}'],
+            1,
+            "error: load_scenes, which reads 'scenes', has no option 'test_sise'",
+        ),
         (["--data_options", "{"], 2, "--data_options: '{' is no JSON"),
     ],
 )
 def test_wrong_options(published, options, status, message):
     result = evaluate(EVALUATE, published, *options)
     assert result.returncode == status
-    assert message in result.stderr
+    assert message in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
+
+
+def test_a_checkpoint_whose_configuration_is_not_valid(published):
+    config = json.loads((published / "config.json").read_text())
+    (published / "config.json").write_text(json.dumps({**config, "num_iterations": 0}))
+    result = evaluate(EVALUATE, published)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "error: num_iterations is 0; expected at least 1."

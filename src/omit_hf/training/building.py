@@ -2,6 +2,7 @@
 
 import transformers
 from datasets import Dataset
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoImageProcessor, BaseImageProcessor
 
 from omit_hf.data import build_word_tokenizer
@@ -29,6 +30,10 @@ def build_model(recipe: Recipe, train: Dataset) -> tuple[OmitModel, OmitProcesso
     Args:
         recipe: names the backbones, or configures them.
         train: the training split, whose captions make the vocabulary of an `omit_bigru`.
+
+    Raises:
+        ValueError: if the recipe's configurations or image processor are none, or no word occurs often enough.
+        OSError: if a pretrained backbone, its image processor or its tokenizer is not found.
     """
     vision_backbone = text_backbone = None
     if recipe.vision_model is not None:
@@ -51,7 +56,10 @@ def build_model(recipe: Recipe, train: Dataset) -> tuple[OmitModel, OmitProcesso
     if recipe.text_pooling is not None:
         settings["text_pooling"] = recipe.text_pooling
     shared = {name: getattr(recipe, name) for name in SHARED_FIELDS}
-    config = OmitConfig(vision_config=vision_config, text_config=text_config, **shared, **settings)
+    try:
+        config = OmitConfig(vision_config=vision_config, text_config=text_config, **shared, **settings)
+    except StrictDataclassError as error:
+        raise ValueError(f"The recipe makes no model: {error.__cause__}") from error
     model = OmitModel(config, vision_backbone, text_backbone)
     model.vision_encoder.backbone.requires_grad_(not recipe.freeze_vision)
     model.text_encoder.backbone.requires_grad_(not recipe.freeze_text)

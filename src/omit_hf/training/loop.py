@@ -1,7 +1,6 @@
 """The training loop."""
 
 import json
-import logging
 import os
 import shutil
 import time
@@ -36,8 +35,6 @@ from omit_hf.training.checkpoints import (
 from omit_hf.training.optimisation import freeze_unreached, parameter_groups, set_learning_rate
 from omit_hf.training.recipe import Recipe
 
-logger = logging.getLogger(__name__)
-
 
 def train(recipe: Recipe) -> dict:
     """Train, validate every epoch, test the best model, and leave a folder that `from_pretrained` loads.
@@ -55,6 +52,8 @@ def train(recipe: Recipe) -> dict:
         ValueError, OSError: for data, a model or an output folder that does not fit the recipe; before any training.
         FloatingPointError: if the loss is no longer a number; the last checkpoint is from before.
     """
+    if recipe.output_dir is None:
+        raise ValueError("output_dir is None; expected a folder for the result.")
     if recipe.tensorboard and not is_tensorboard_available():
         raise ImportError("tensorboard is on, but not installed: pip install 'omit-hf[train]', or --tensorboard false.")
     accelerator = Accelerator(
@@ -246,7 +245,13 @@ def stopped(recipe: Recipe, progress: Progress) -> bool:
 
 
 def use_cpu_threads(accelerator: Accelerator, threads: int) -> None:
-    """`accelerate launch` leaves one thread to a process; on a CPU each gets its share of the cores instead."""
+    """`accelerate launch` leaves one thread to a process; on a CPU each gets its share of the cores instead.
+
+    Raises:
+        ValueError: for a number of threads below 0.
+    """
+    if threads < 0:
+        raise ValueError(f"cpu_threads is {threads}; expected at least 0.")
     if accelerator.device.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         torch.set_num_threads(threads or max(1, cores // accelerator.num_processes))
