@@ -1,8 +1,8 @@
 """OmitProcessor: images and text to the tensors that OmitModel takes."""
 
-from PIL import Image
 from transformers import ProcessorMixin
-from transformers.image_utils import is_valid_image
+
+from .pictures_omit import as_pictures
 
 
 class OmitProcessor(ProcessorMixin):
@@ -25,7 +25,7 @@ class OmitProcessor(ProcessorMixin):
     def __call__(self, images=None, text=None, **kwargs):
         """
         Args:
-            images: a picture or a list of pictures: PIL, numpy, torch, a path or a URL.
+            images: a picture or a list of pictures: PIL, numpy, torch, a path or a URL; see `as_pictures`.
             text: a caption or a list of captions.
             kwargs: for the image processor or the tokenizer.
 
@@ -34,20 +34,31 @@ class OmitProcessor(ProcessorMixin):
             for text.
 
         Raises:
-            ValueError: if neither is given, if something is no picture or no text, or if several captions cannot be
-                one tensor because they are not padded.
+            ValueError: if neither is given, if something is no picture or no text, or if several pictures or captions
+                cannot be one tensor because they are not resized or padded.
         """
         if images is None and text is None:
             raise ValueError("OmitProcessor was called with nothing; expected images=…, text=… or both.")
         if images is not None:
-            images = [
-                _picture(each, n) for n, each in enumerate(images if isinstance(images, list | tuple) else [images])
-            ]
-            if not images:
-                raise ValueError("images is an empty list; expected at least one picture.")
+            images = as_pictures(images)
+            self._check_sizes(images, kwargs)
         if text is not None:
             self._check_text([text] if isinstance(text, str) else text, kwargs)
         return super().__call__(images=images, text=text, **kwargs)
+
+    def _check_sizes(self, images, kwargs):
+        options = {**self.images_kwargs, **kwargs, **kwargs.get("images_kwargs", {})}
+        sizes = {tuple(each.shape[-2:]) if hasattr(each, "shape") else (each.height, each.width) for each in images}
+        makes_one_size = any(
+            options.get(name, getattr(self.image_processor, name, False))
+            for name in ("do_resize", "do_center_crop", "do_pad")
+        )
+        if len(sizes) > 1 and not makes_one_size and options["return_tensors"] is not None:
+            listed = " and ".join(f"{height} x {width}" for height, width in sorted(sizes)[:2])
+            raise ValueError(
+                f"The {len(images)} pictures have {len(sizes)} sizes, such as {listed}, and are not resized, so they "
+                "make no tensor; pass do_resize=True, or pictures of one size."
+            )
 
     def _check_text(self, text, kwargs):
         if not isinstance(text, list | tuple) or len(text) == 0:
@@ -56,7 +67,7 @@ class OmitProcessor(ProcessorMixin):
             if not isinstance(caption, str):
                 raise ValueError(f"text[{number}] is {caption!r:.80}; expected a string.")
         options = {**self.text_kwargs, **kwargs, **kwargs.get("text_kwargs", {})}
-        padded = options["padding"] not in (False, "do_not_pad")
+        padded = options["padding"] not in (False, None, "do_not_pad")
         if len(text) == 1 or options["return_tensors"] is None or (padded and self.tokenizer.pad_token is not None):
             return
         lengths = [len(ids) for ids in self.tokenizer(list(text), truncation=options["truncation"])["input_ids"]]
@@ -66,16 +77,3 @@ class OmitProcessor(ProcessorMixin):
                 f"The {len(text)} captions have {min(lengths)} to {max(lengths)} tokens and are not padded, so they "
                 f"make no tensor; {remedy}, or pass return_tensors=None."
             )
-
-
-def _picture(image, number: int):
-    """A picture that an image processor takes: in RGB where the mode is known; paths and URLs it reads by itself."""
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    if not isinstance(image, str) and not (is_valid_image(image) and image.ndim in (2, 3, 4)):
-        found = f"an array of shape {tuple(image.shape)}" if hasattr(image, "shape") else f"{image!r:.80}"
-        raise ValueError(
-            f"images[{number}] is {found}, which is no picture; expected PIL, a path, a URL, or an array or tensor of "
-            "shape [H, W], [3, H, W] or [H, W, 3]."
-        )
-    return image

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from omit_hf.modeling.pictures_omit import rgb_picture
+
 
 class ImageTextInputs:
     """The images and captions of a split, numbered, as inputs of an `OmitModel`.
@@ -66,7 +68,7 @@ class ImageTextInputs:
 
     def _pictures(self, numbers: list[int]) -> list:
         try:
-            return [picture.convert("RGB") for picture in self._images[numbers]["image"]]
+            return [rgb_picture(picture) for picture in self._images[numbers]["image"]]
         except Exception as error:
             if len(numbers) == 1:
                 raise ValueError(f"Image {self._image_ids[numbers[0]]!r} cannot be read: {error}") from error
