@@ -129,6 +129,12 @@ class BiGRU(nn.Module):
             config.embedding_size, config.hidden_size, config.num_hidden_layers, batch_first=True, bidirectional=True
         )
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings
+
+    def set_input_embeddings(self, embeddings: nn.Module) -> None:
+        self.embeddings = embeddings
+
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, output_hidden_states: bool = False, **kwargs
     ) -> BaseModelOutput:
@@ -137,8 +143,11 @@ class BiGRU(nn.Module):
             raise ValueError("attention_mask has a token after padding; a BiGRU needs padding on the right alone.")
         batch, length = input_ids.shape
         words = self.dropout(self.embeddings(input_ids))
-        if length == 0:
-            return BaseModelOutput(last_hidden_state=words.new_zeros(batch, 0, self.config.hidden_size))
+        if batch == 0 or length == 0:
+            states = words.new_zeros(batch, length, self.config.hidden_size)
+            return BaseModelOutput(
+                last_hidden_state=states, hidden_states=(words, states) if output_hidden_states else None
+            )
         # Packed, so that the backward direction does not start in the padding. An empty caption passes one word.
         lengths = attended.sum(dim=1).clamp_min(1).cpu()
         packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
@@ -245,7 +254,8 @@ def backbone_width(backbone: nn.Module) -> int:
     if hasattr(backbone, "channels"):
         return backbone.channels[-1]
     config = backbone.config
-    for name in ("hidden_size", "hidden_sizes", "hidden_dim", "neck_hidden_sizes", "last_hidden_size"):
+    # In this order: MobileViT has hidden_sizes as well as the neck after them.
+    for name in ("hidden_size", "neck_hidden_sizes", "hidden_sizes", "hidden_dim", "last_hidden_size"):
         width = getattr(config, name, None)
         if width is not None:
             return width if isinstance(width, int) else width[-1]

@@ -139,6 +139,22 @@ class OmitModel(OmitPreTrainedModel):
         self.logit_scale = nn.Parameter(torch.empty(()), requires_grad=config.loss == "infonce")
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The embeddings of the words."""
+        return self.text_encoder.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_encoder.backbone.set_input_embeddings(value)
+
+    def _set_gradient_checkpointing(self, *args, **kwargs):
+        if not any(hasattr(module, "gradient_checkpointing") for module in self.modules()):
+            raise ValueError(
+                f"Neither the vision backbone {self.config.vision_config.model_type!r} nor the text backbone "
+                f"{self.config.text_config.model_type!r} has gradient checkpointing; expected one that has, such as "
+                "'vit' or 'bert'."
+            )
+        super()._set_gradient_checkpointing(*args, **kwargs)
+
     @can_return_tuple
     def get_image_features(
         self, pixel_values: Tensor | None = None, image_states: Tensor | None = None, **kwargs
@@ -153,6 +169,9 @@ class OmitModel(OmitPreTrainedModel):
         Returns:
             [`OmitFeatures`]: `embeds` [B, K, D], `mask` [B, K], `pooled` [B, D], `norms` [B, K] and the backbone's
             outputs.
+
+        Raises:
+            ValueError: if no image is given.
         """
         if pixel_values is None and image_states is None:
             raise ValueError("No image given; expected pixel_values (from OmitProcessor(images=…)) or image_states.")
@@ -177,13 +196,23 @@ class OmitModel(OmitPreTrainedModel):
         Returns:
             [`OmitFeatures`]: `embeds` [B, L, D], `mask` [B, L], `pooled` [B, D], `norms` [B, L] and the backbone's
             outputs.
+
+        Raises:
+            ValueError: if no caption is given, or shapes do not fit.
         """
         if input_ids is None:
             raise ValueError("No text given; expected input_ids (from OmitProcessor(text=…)).")
+        if input_ids.ndim != 2:
+            raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}; expected [B, L], captions and words.")
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
             raise ValueError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}; expected that of input_ids, "
                 f"{tuple(input_ids.shape)}."
+            )
+        if text_states is not None and (text_states.ndim != 3 or text_states.shape[:2] != input_ids.shape):
+            raise ValueError(
+                f"text_states has shape {tuple(text_states.shape)}; expected {[*input_ids.shape, 'width']}, a state "
+                "for each of input_ids."
             )
         return self._features(*self.text_encoder(input_ids, attention_mask, text_states, **kwargs))
 
@@ -244,6 +273,10 @@ class OmitModel(OmitPreTrainedModel):
             negatives: of the triplet loss, `hardest` or `all`.
             gather_negatives: take the negatives of all processes of `torch.distributed`; all must call.
             output_attentions, output_hidden_states: asked of both backbones.
+
+        Raises:
+            ValueError: if a side is missing, shapes do not fit, images and captions of the loss are not as many, or a
+                plan is asked of a head that has none.
         """
         asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         asked = {name: value for name, value in asked.items() if value is not None}
@@ -276,6 +309,8 @@ class OmitModel(OmitPreTrainedModel):
 
     def _similarity_and_loss(self, image, text, image_ids, negatives, gather_negatives) -> tuple[Tensor, Tensor]:
         """Similarity of the process's own pairs, and the mean loss of its own anchors, both directions added."""
+        if negatives not in ("hardest", "all"):  # whatever the loss
+            raise ValueError(f"negatives is {negatives!r}; expected 'hardest' or 'all'.")
         pairs, captions = len(image.embeds), len(text.embeds)
         if pairs != captions:
             raise ValueError(
@@ -285,6 +320,8 @@ class OmitModel(OmitPreTrainedModel):
         all_ids = image_ids = own if image_ids is None else image_ids
         if image_ids.shape != own.shape:
             raise ValueError(f"image_ids has shape {tuple(image_ids.shape)}; expected {tuple(own.shape)}, one a pair.")
+        if image_ids.dtype.is_floating_point or image_ids.dtype.is_complex or image_ids.dtype == torch.bool:
+            raise ValueError(f"image_ids is of type {image_ids.dtype}; expected integers, such as torch.int64.")
         if gather_negatives and dist.is_initialized() and dist.get_world_size() > 1:
             own = own + dist.get_rank() * pairs
             all_ids = gather_with_gradient(image_ids)

@@ -298,6 +298,11 @@ def test_auto_processor_is_known(processor, tmp_path):
             {"attention_mask": torch.ones(2, 3)},
             r"attention_mask has shape \(2, 3\); expected that of input_ids, \(2, 4\)",
         ),
+        ({"input_ids": torch.tensor([2, 3])}, r"input_ids has shape \(2,\); expected \[B, L\]"),
+        (
+            {"text_states": torch.zeros(1, 4, 16)},
+            r"text_states has shape \(1, 4, 16\); expected \[2, 4, 'width'\], a state for each of input_ids",
+        ),
         ({"return_loss": True}, "The loss got 3 images and 2 captions; expected as many"),
     ],
 )
@@ -310,8 +315,65 @@ def test_bad_input_to_the_loss(model, inputs):
     inputs = {**inputs, "pixel_values": inputs["pixel_values"][:2], "return_loss": True}
     with pytest.raises(ValueError, match=r"image_ids has shape \(3,\); expected \(2,\)"):
         model(**inputs, image_ids=torch.arange(3))
-    with pytest.raises(ValueError, match="negatives is 'easy'"):
-        model(**inputs, negatives="easy")
+    with pytest.raises(ValueError, match=r"image_ids is of type torch.float32; expected integers"):
+        model(**inputs, image_ids=torch.tensor([0.0, 0.5]))
+    for loss in ("triplet", "infonce"):
+        model.config.loss = loss
+        with pytest.raises(ValueError, match="negatives is 'easy'"):
+            model(**inputs, negatives="easy")
+
+
+VIT = {
+    "model_type": "vit",
+    **{name: BERT[name] for name in BERT if name != "vocab_size"},
+    "image_size": 32,
+    "patch_size": 8,
+}
+
+
+@pytest.mark.parametrize("vision", [VISION, VIT], ids=["convnext", "vit"])
+def test_gradient_checkpointing(vision, monkeypatch):
+    torch.manual_seed(0)
+    model = OmitModel(tiny_config(vision_config=vision, text_config={"model_type": "bert", **BERT})).train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    inputs = {"pixel_values": torch.rand(2, 3, 32, 32), "input_ids": torch.tensor([[2, 3], [4, 5]])}
+
+    def gradients():
+        model.zero_grad()
+        model(**inputs, return_loss=True).loss.backward()
+        return {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
+
+    expected = gradients()
+    model.gradient_checkpointing_enable()
+    assert model.is_gradient_checkpointing
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(1) or tensor, lambda tensor: tensor):
+        found = gradients()
+    kept = len(saved)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient)
+    model.gradient_checkpointing_disable()
+    saved.clear()
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(1) or tensor, lambda tensor: tensor):
+        gradients()
+    assert kept < len(saved)
+
+
+def test_gradient_checkpointing_of_backbones_that_have_none(model):
+    resnet = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+    model = OmitModel(tiny_config(vision_config=resnet))
+    with pytest.raises(ValueError, match="Neither the vision backbone 'resnet' nor the text backbone 'omit_bigru' has"):
+        model.gradient_checkpointing_enable()
+
+
+def test_input_embeddings_are_those_of_the_words(model):
+    assert model.get_input_embeddings() is model.text_encoder.backbone.embeddings
+    other = nn.Embedding(30, 8)
+    model.set_input_embeddings(other)
+    assert model.text_encoder.backbone.embeddings is other
 
 
 def test_a_head_without_a_plan(inputs):
