@@ -27,6 +27,7 @@ from .losses_omit import gather_with_gradient, info_nce_loss, triplet_loss
 from .matching_omit import DEFAULT_MEMORY_BUDGET, MATCHING, OmitFeatures, OmitMatching, tiled_similarity
 from .sinkhorn_omit import at_least_float32
 
+PROBLEMS_SHOWN = 10
 NORM_EPS = 1e-6  # padding is zero, and a smaller one gives it huge gradients
 
 
@@ -97,10 +98,26 @@ class OmitPreTrainedModel(PreTrainedModel):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        loaded = super().from_pretrained(*args, **kwargs)
-        align_memory(loaded[0] if isinstance(loaded, tuple) else loaded)
-        return loaded
+    def from_pretrained(cls, *args, output_loading_info: bool = False, ignore_mismatched_sizes: bool = False, **kwargs):
+        """`PreTrainedModel.from_pretrained`, which takes any part of a checkpoint; this wants all of it.
+
+        Raises:
+            ValueError: if parameters of the model are missing in the checkpoint or have another shape there, as after a
+                change of the configuration. With `ignore_mismatched_sizes=True` they are initialised instead.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
+        wrong = [
+            f"{name} has shape {list(found)}; expected {list(ours)}" for name, found, ours in info["mismatched_keys"]
+        ]
+        wrong += [f"{name} is missing" for name in info["missing_keys"]]
+        if wrong and not ignore_mismatched_sizes:
+            listed = "\n  ".join(sorted(wrong)[:PROBLEMS_SHOWN]) + ("\n  …" if len(wrong) > PROBLEMS_SHOWN else "")
+            raise ValueError(
+                f"{len(wrong)} parameters of the model are not those of the checkpoint:\n  {listed}\nLoad it with the "
+                "configuration that it was saved with, or pass ignore_mismatched_sizes=True to begin these anew."
+            )
+        align_memory(model)
+        return (model, info) if output_loading_info else model
 
 
 class OmitModel(OmitPreTrainedModel):

@@ -169,7 +169,8 @@ def test_nothing_is_left_uninitialised(tmp_path):
     torch.utils.deterministic.fill_uninitialized_memory = True
     try:
         fresh = OmitModel(tiny_config(dustbin="learned", loss="infonce"))
-        loaded = OmitModel.from_pretrained(tmp_path, config=tiny_config(dustbin="learned", loss="infonce"))
+        config = tiny_config(dustbin="learned", loss="infonce")
+        loaded = OmitModel.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)
     finally:
         torch.use_deterministic_algorithms(False)
         torch.utils.deterministic.fill_uninitialized_memory = poisoned
@@ -402,7 +403,30 @@ def test_checkpoint_of_another_model(tmp_path):
         OmitModel.from_pretrained(tmp_path)
 
 
-def test_checkpoint_of_another_configuration(model, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"projection_dim": 8}, r"vision_encoder.projection.weight has shape \[16, 12\]; expected \[8, 12\]"),
+        ({"text_config": {**TEXT, "vocab_size": 31}}, r"embeddings.weight has shape \[30, 8\]; expected \[31, 8\]"),
+        ({"dustbin": "learned"}, r"2 parameters (.|\n)*matching.image_dustbin is missing\n"),
+        ({"dustbin": "scalar"}, r"matching.dustbin_similarity is missing\nLoad it with the configuration that"),
+    ],
+)
+def test_checkpoint_of_another_configuration(model, tmp_path, change, message):
     model.save_pretrained(tmp_path)
-    with pytest.raises(RuntimeError, match=r"(?s)size mismatch|mismatched"):
-        OmitModel.from_pretrained(tmp_path, config=tiny_config(text_config={**TEXT, "vocab_size": 31}))
+    for auto_class in (OmitModel, AutoModel):
+        with pytest.raises(ValueError, match=message):
+            auto_class.from_pretrained(tmp_path, config=tiny_config(**change))
+    loaded, info = OmitModel.from_pretrained(
+        tmp_path, config=tiny_config(**change), ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    assert info["missing_keys"] or info["mismatched_keys"]
+    assert all(parameter.isfinite().all() for parameter in loaded.parameters())
+
+
+def test_loading_info_is_given_when_asked_for(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    loaded, info = OmitModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert torch.equal(loaded.logit_scale, model.logit_scale)
+    assert isinstance(OmitModel.from_pretrained(tmp_path, matching="mean"), OmitModel)  # which needs less of it
