@@ -23,9 +23,13 @@ def main() -> None:
     arguments = parser.parse_args()
 
     if arguments.picture.startswith("scenes:"):
-        number = int(arguments.picture.removeprefix("scenes:"))
+        number = arguments.picture.removeprefix("scenes:")
+        if not number.isdecimal():
+            raise ValueError(f"The picture is {arguments.picture!r}; expected scenes:N with a number N from 0.")
+        number = int(number)
         row = load_scenes(train_size=1, validation_size=1, test_size=number + 1)["test"][number]
-        picture, sentence = row["image"], arguments.sentence or row["captions"][0]
+        picture = row["image"]
+        sentence = row["captions"][0] if arguments.sentence is None else arguments.sentence
     elif arguments.sentence is None:
         parser.error("a picture of your own needs a sentence")
     else:

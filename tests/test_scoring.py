@@ -40,6 +40,21 @@ def test_the_model_comes_back_in_its_mode(scenes, scenes_model, processor):
     scenes_model.train()
     evaluate_split(scenes_model, processor, scenes["validation"], progress=False)
     assert scenes_model.training
+    scenes_model.vision_encoder.encode = fails
+    with pytest.raises(RuntimeError, match="broken"):
+        evaluate_split(scenes_model, processor, scenes["validation"], progress=False)
+    assert scenes_model.training
+
+
+def fails(*_, **__):
+    raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"memory_budget": -1}])
+def test_sizes_below_one(scenes, scenes_model, processor, options):
+    [(name, value)] = options.items()
+    with pytest.raises(ValueError, match=f"{name} is {value}; expected at least 1"):
+        evaluate_split(scenes_model, processor, scenes["validation"], progress=False, **options)
 
 
 def test_without_all_true_pairs_there_is_no_map(scenes, scenes_model, processor):
