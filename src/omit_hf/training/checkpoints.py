@@ -21,7 +21,8 @@ RUN_NAMES = (RECIPE_FILE, METRICS_FILE, CARD_FILE, LOG_FILE, CHECKPOINTS, "logs"
 RUN_NAMES += ("config.json", "model*.safetensors", "model.safetensors.index.json", "processor_config.json")
 RUN_NAMES += ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
 CHECKPOINT_NAMES = ("step-*", "best-*", ".*.partial")
-# Fields that may change between the parts of an interrupted run, because its result does not depend on them.
+# Fields that may change between the parts of an interrupted run, because its result does not depend on them but for the
+# rounding of sums, which cpu_threads and the sizes of evaluation order.
 FREE_FIELDS = {
     "num_workers",
     "cache_folder",

@@ -208,7 +208,8 @@ def train_epoch(accelerator, recipe, model, optimizer, loader, progress: Progres
 def validate(accelerator, recipe, model, processor, split, progress: Progress) -> None:
     """Measure retrieval on the validation split, and save the model if its RSUM is the best yet."""
     raw = accelerator.unwrap_model(model)
-    if accelerator.num_processes > 1:  # batch-norm statistics move on each process by itself
+    # Each forward pass begins with the first process's batch-norm statistics; since the last one they have moved apart.
+    if accelerator.num_processes > 1:
         for buffer in raw.buffers():
             broadcast(buffer)
     metrics, _ = evaluate_split(
