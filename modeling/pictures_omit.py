@@ -89,7 +89,7 @@ def _opened(source: str) -> Image.Image:
 
 def _rgb_tensor(array) -> torch.Tensor:
     """[3, H, W] of an array or tensor in any of the layouts."""
-    found = f"an array of shape {tuple(array.shape)} and type {array.dtype}, which is no picture"
+    found = f"an array of shape {tuple(array.shape)} and type {getattr(array, 'dtype', None)}, which is no picture"
     try:
         picture = array if isinstance(array, torch.Tensor) else torch.tensor(array)
     except (TypeError, ValueError, RuntimeError) as error:  # objects and strings

@@ -246,6 +246,26 @@ def test_an_output_folder_that_is_not_empty(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+    monkeypatch.setattr("omit_hf.training.checkpoints.os.access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(PermissionError, match="output_dir is .*run, but .* cannot be written to; choose another one"):
+        run(tmp_path / "run")
+
+
+def test_overwriting_that_is_cut_off_can_be_repeated(tmp_path, monkeypatch):
+    run(tmp_path / "run", num_epochs=1)
+
+    def cut_off(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr("omit_hf.training.checkpoints.write_recipe_file", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "run", seed=1, overwrite_output_dir=True)
+    assert names(tmp_path / "run") == ["checkpoints", "recipe.yaml"]
+    assert run(tmp_path / "run", seed=1, num_epochs=1, overwrite_output_dir=True)["recipe"]["seed"] == 1
+
+
 def test_a_recipe_alone_makes_no_run(tmp_path):
     """Somebody's own recipe.yaml, in the folder that they work in."""
     (tmp_path / "recipe.yaml").write_text("data: scenes")
@@ -279,13 +299,17 @@ FAILURES = [
     ({"data": "nowhere"}, "data source 'nowhere' is unknown"),
     ({"batch_size": 64}, "40 training pairs make no batch of 64 for each of 1 processes"),
     ({"image_processor": {"image_processor_type": "Tokenizer"}}, "image_processor_type 'Tokenizer'"),
+    (
+        {"image_processor": {"image_processor_type": "ViTImageProcessor", "do_resise": False}},
+        "image_processor has the unknown field 'do_resise'; did you mean 'do_resize'?",
+    ),
     ({"min_word_count": 999}, "No word occurs 999 times"),
     ({"text_config": {"model_type": "omit_bigru", "hidden_size": 0}}, "makes no model: hidden_size is 0; expected at"),
     ({"data_options": {"train_sise": 8}}, "load_scenes.* no option 'train_sise'; did you mean 'train_size'?"),
 ]
 
 
-@pytest.mark.parametrize(("options", "message"), FAILURES, ids=[next(iter(options)) for options, _ in FAILURES])
+@pytest.mark.parametrize(("options", "message"), FAILURES, ids=[message[:20] for _, message in FAILURES])
 def test_a_start_that_fails_leaves_nothing(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         run(tmp_path / "run", **options)

@@ -108,6 +108,7 @@ def test_help_explains_every_field(capsys):
             "field 'hiden_size'; did you mean 'hidden_size'",
         ),
         ("vision_config: {model_type: resnet, dephts: [1]}", "unknown field 'dephts'; did you mean 'depths'"),
+        ("vision_config: {model_type: resnet, validate: 1}", "unknown field 'validate'"),
         ("vision_config: {model_type: resnt}", "vision_config: .*resnt"),
         ("{resume: true, overwrite_output_dir: true}", "resume and overwrite_output_dir are both on; expected one"),
         ("text_model: bert", "both of text_model and text_config is given; expected one"),

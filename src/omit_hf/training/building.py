@@ -7,6 +7,7 @@ from transformers import AutoImageProcessor, BaseImageProcessor
 
 from omit_hf.data import build_word_tokenizer
 from omit_hf.modeling import OmitConfig, OmitModel, OmitProcessor
+from omit_hf.modeling.configuration_omit import check_fields
 from omit_hf.modeling.encoders_omit import pretrained_backbone, pretrained_tokenizer, text_settings
 from omit_hf.training.recipe import Recipe
 
@@ -75,4 +76,5 @@ def _image_processor(options: dict) -> BaseImageProcessor:
             f"image_processor has image_processor_type {name!r}; expected an image processor of transformers, such as "
             "'ViTImageProcessor'."
         )
+    check_fields("image_processor", options, found.valid_kwargs.__annotations__)
     return found(**options)

@@ -124,12 +124,13 @@ def begin_output_dir(recipe: Recipe) -> None:
     """Delete the run that is to be overwritten, and make the folder of the new one. Raises as `check_output_dir`."""
     check_output_dir(recipe)  # once more, for what has come into the folder meanwhile
     folder = Path(recipe.output_dir)
-    for old in folder.iterdir() if folder.is_dir() else ():
-        if old.is_dir() and not old.is_symlink():
-            shutil.rmtree(old)
+    (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    old = [each for each in folder.iterdir() if each.name not in (RECIPE_FILE, CHECKPOINTS)]  # these mark it as a run
+    for each in sorted([*old, *(folder / CHECKPOINTS).iterdir()], key=lambda each: each.name != METRICS_FILE):
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
         else:
-            old.unlink()
-    (folder / CHECKPOINTS).mkdir(parents=True)
+            each.unlink()
     partial = folder / f".{RECIPE_FILE}.partial"
     write_recipe_file(replace(recipe, overwrite_output_dir=False), partial)  # what is repeated from it deletes nothing
     os.replace(partial, folder / RECIPE_FILE)

@@ -173,7 +173,8 @@ def _check_part(name: str, config: dict) -> None:
         default = AutoConfig.for_model(config["model_type"])
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    known = {each for each in dir(default) if not each.startswith("_")}
+    # Fields and properties, such as out_features.
+    known = {each for each in dir(default) if each[0] != "_" and not callable(getattr(type(default), each, None))}
     check_fields(name, config, known)
 
 
