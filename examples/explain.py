@@ -7,6 +7,7 @@ python examples/explain.py outputs/scenes scenes:12 --output plan.png     (test 
 import argparse
 import sys
 
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 
 from omit_hf import OmitModel, OmitProcessor
@@ -43,5 +44,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
+    except StrictDataclassError as error:
+        sys.exit(f"error: {error.__cause__}")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

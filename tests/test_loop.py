@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -355,6 +356,18 @@ def test_resuming_what_is_not_this_run(tmp_path):
     progress.write_text(progress.read_text().replace('"num_processes": 1', '"num_processes": 4'))
     with pytest.raises(ValueError, match="written by 4 processes, and this run has 1; resume with as many"):
         run(tmp_path / "run", resume=True)
+
+
+def test_the_script_with_a_backbone_whose_configuration_is_not_valid(tmp_path, monkeypatch):
+    (tmp_path / "backbone").mkdir()
+    (tmp_path / "backbone" / "config.json").write_text('{"model_type": "convnext", "depths": "many"}')
+    options = tiny_recipe(vision_config=None, image_processor=None, vision_model=str(tmp_path / "backbone"))
+    write_recipe_file(Recipe(**options), tmp_path / "recipe.yaml")
+    arguments = ["train.py", str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit, match="^error: Field 'depths' .*many"):
+        runpy.run_path(str(TRAIN), run_name="__main__")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_script_ends_with_one_line_and_a_status(tmp_path):
