@@ -173,24 +173,6 @@ def build_text_backbone(config) -> nn.Module:
     return AutoModel.from_config(config, **without_pooler(config))
 
 
-def check_input(backbone: nn.Module, side: str, expected: str) -> None:
-    """See that a backbone is an encoder of that side: that it reads `pixel_values`, or `input_ids` alone.
-
-    Raises:
-        ValueError: if it is not.
-    """
-    kind = backbone.config.model_type
-    if backbone.main_input_name != expected:
-        raise ValueError(
-            f"The {side} backbone is a {kind!r} model, which reads {backbone.main_input_name}; expected a {side} "
-            f"encoder, which reads {expected}."
-        )
-    if side == "text" and backbone.config.is_encoder_decoder:
-        raise ValueError(
-            f"The text backbone is a {kind!r} model, an encoder and a decoder; expected an encoder, such as BERT."
-        )
-
-
 def pretrained_backbone(name_or_path: str, part: str, dtype: torch.dtype) -> nn.Module:
     """A pretrained backbone; of a model with several towers, such as CLIP, the one whose configuration is `part`."""
     config = AutoConfig.from_pretrained(name_or_path)
@@ -291,3 +273,21 @@ def train_unfrozen(encoder: nn.Module, mode: bool) -> nn.Module:
     if not any(parameter.requires_grad for parameter in encoder.backbone.parameters()):
         encoder.backbone.eval()
     return encoder
+
+
+def check_input(backbone: nn.Module, side: str, expected: str) -> None:
+    """See that a backbone is an encoder of that side: that it reads `pixel_values`, or `input_ids` alone.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    kind = backbone.config.model_type
+    if backbone.main_input_name != expected:
+        raise ValueError(
+            f"The {side} backbone is a {kind!r} model, which reads {backbone.main_input_name}; expected a {side} "
+            f"encoder, which reads {expected}."
+        )
+    if side == "text" and backbone.config.is_encoder_decoder:
+        raise ValueError(
+            f"The text backbone is a {kind!r} model, an encoder and a decoder; expected an encoder, such as BERT."
+        )

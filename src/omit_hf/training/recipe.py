@@ -156,15 +156,17 @@ class Recipe:
             )
         if isinstance(self.vision_config, dict) and "model_type" not in self.vision_config:
             raise ValueError("vision_config has no model_type; expected that of a vision backbone, such as 'resnet'.")
-        for name in ("vision_config", "text_config"):
-            if isinstance(getattr(self, name), dict):
-                _check_part(name, getattr(self, name))
         if self.vision_config is not None and self.image_processor is None:
             raise ValueError(
                 "vision_config is given without image_processor; an untrained backbone has none of its own."
             )
         if self.cache_states and not (self.freeze_vision or self.freeze_text):
             raise ValueError("cache_states is on, but no backbone is frozen; set freeze_vision or freeze_text.")
+
+    def validate_parts(self):  # after validate_backbones (they go by the alphabet), which wants a model_type
+        for name in ("vision_config", "text_config"):
+            if isinstance(getattr(self, name), dict):
+                _check_part(name, getattr(self, name))
 
 
 def _check_part(name: str, config: dict) -> None:
