@@ -8,7 +8,7 @@ RUN ?= outputs/scenes
 
 scenes: $(VENV)/installed
 	$(BIN)/accelerate launch examples/train.py examples/configs/scenes.yaml --output_dir $(RUN)
-	$(BIN)/python examples/explain.py $(RUN) scenes:2 --output $(RUN)/plan.png
+	$(BIN)/python examples/explain.py $(RUN) scenes:2 --output $(RUN).png
 
 test: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
     python examples/compare.py examples/configs/scenes.yaml --matching omit ot mean --seeds 0 1 2
 
 A run whose metrics.json exists is not repeated, and an interrupted one goes on, so the command can be stopped and
-started again. Options that it does not know go to examples/train.py, for every run alike.
+started again, with the same recipe. Options that it does not know go to examples/train.py, for every run alike.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from omit_hf.training import HelpFormatter, read_recipe_file
+from omit_hf.training import HelpFormatter, parse_recipe, recipe_changes
 
 COLUMNS = {
     "RSUM": "rsum",
@@ -24,6 +24,7 @@ COLUMNS = {
     "i2t mAP": "i2t_map",
     "t2i mAP": "t2i_map",
 }
+OWN_OPTIONS = {"seed", "matching", "output_dir", "resume", "overwrite_output_dir"}  # of train.py, set for each run
 
 
 @dataclass
@@ -41,29 +42,49 @@ def main() -> None:
     parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
     parser.add_argument("recipe", metavar="RECIPE.yaml", help="The recipe that all runs share.")
     arguments, for_train = parser.parse_known_args()
-    read_recipe_file(arguments.recipe)  # so that a mistake in it shows at once
+    taken = [each for each in for_train if each.split("=")[0].lstrip("-").replace("-", "_") in OWN_OPTIONS]
+    if taken:
+        raise ValueError(f"{' and '.join(taken)} cannot be given, since it is set for each run; see --seeds.")
+    for name in ("matching", "seeds"):
+        values = getattr(arguments, name)
+        if len(set(values)) < len(values):
+            raise ValueError(f"{name} is {' '.join(map(str, values))}; expected each of them once.")
     folder = Path(arguments.output_dir or f"outputs/compare_{Path(arguments.recipe).stem}")
-    results = {
-        matching: [run(arguments.recipe, matching, seed, folder, for_train) for seed in arguments.seeds]
+    runs = {
+        matching: [
+            [arguments.recipe, *for_train, "--matching", matching, "--seed", str(seed)]
+            + ["--output_dir", str(folder / f"{matching}_seed{seed}")]
+            for seed in arguments.seeds
+        ]
         for matching in arguments.matching
     }
-    table = markdown(results)
+    for options in (each for row in runs.values() for each in row):  # so that a mistake shows before the first run
+        check_run(options)
+    table = markdown({matching: [run(options) for options in row] for matching, row in runs.items()})
     (folder / "table.md").write_text(table + "\n", encoding="utf-8")
     print(table)
 
 
-def run(recipe: str, matching: str, seed: int, folder: Path, for_train: list[str]) -> dict:
+def check_run(options: list[str]) -> None:
+    """See that the options make a recipe, and that a finished run in its place had the same one."""
+    recipe = parse_recipe(options)
+    file = Path(recipe.output_dir) / "metrics.json"
+    if file.exists():
+        changes = recipe_changes(json.loads(file.read_text(encoding="utf-8"))["recipe"], recipe)
+        if changes:
+            listed = "\n  ".join(changes)
+            raise ValueError(
+                f"The finished run in {file.parent} has another recipe; delete it, or choose another --output_dir:\n"
+                f"  {listed}"
+            )
+
+
+def run(options: list[str]) -> dict:
     """Train once and give the metrics, or those of the earlier run."""
-    output_dir = folder / f"{matching}_seed{seed}"
+    output_dir = Path(options[-1])
     if not (output_dir / "metrics.json").exists():
-        command = [
-            sys.executable,
-            "-m",
-            "accelerate.commands.launch",
-            str(Path(__file__).with_name("train.py")),
-            recipe,
-        ]
-        command += ["--matching", matching, "--seed", str(seed), "--output_dir", str(output_dir), *for_train]
+        command = [sys.executable, "-m", "accelerate.commands.launch", str(Path(__file__).with_name("train.py"))]
+        command += options
         if (output_dir / "recipe.yaml").exists():
             command.append("--resume")
         print(" ".join(command), file=sys.stderr)

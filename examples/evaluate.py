@@ -13,12 +13,13 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.data import check_data, load_image_text
 from omit_hf.evaluation import evaluate_split, metrics_table
-from omit_hf.training import HelpFormatter, json_object, read_recipe_file, use_cpu_threads
+from omit_hf.training import HelpFormatter, Recipe, json_object, read_recipe_file, use_cpu_threads
 
 
 @dataclass
@@ -45,8 +46,8 @@ def main() -> None:
 
     options = arguments.data_options
     if arguments.data is None:
-        recipe = read_recipe_file(model_file(arguments.model, "recipe.yaml"))
-        arguments.data, options = recipe["data"], {**(recipe["data_options"] or {}), **options}
+        recipe = Recipe(**read_recipe_file(model_file(arguments.model, "recipe.yaml")))
+        arguments.data, options = recipe.data, {**(recipe.data_options or {}), **options}
     model = OmitModel.from_pretrained(arguments.model).to(accelerator.device)
     processor = OmitProcessor.from_pretrained(arguments.model)
     data = load_image_text(arguments.data, **options)
@@ -63,11 +64,15 @@ def main() -> None:
 
 
 def model_file(model: str, name: str) -> Path:
+    if Path(model).is_dir() and not (Path(model) / name).is_file():
+        raise FileNotFoundError(f"{model} has no {name} that names its data; give --data.")
     return Path(model) / name if Path(model).is_dir() else Path(hf_hub_download(model, name))
 
 
 if __name__ == "__main__":
     try:
         main()
+    except StrictDataclassError as error:
+        sys.exit(f"error: {error.__cause__}")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -7,6 +7,7 @@ python examples/explain.py outputs/scenes scenes:12 --output plan.png     (test 
 import argparse
 import sys
 
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 
 from omit_hf import OmitModel, OmitProcessor
@@ -23,9 +24,13 @@ def main() -> None:
     arguments = parser.parse_args()
 
     if arguments.picture.startswith("scenes:"):
-        number = int(arguments.picture.removeprefix("scenes:"))
+        number = arguments.picture.removeprefix("scenes:")
+        if not number.isdecimal():
+            raise ValueError(f"The picture is {arguments.picture!r}; expected scenes:N with a number N from 0.")
+        number = int(number)
         row = load_scenes(train_size=1, validation_size=1, test_size=number + 1)["test"][number]
-        picture, sentence = row["image"], arguments.sentence or row["captions"][0]
+        picture = row["image"]
+        sentence = row["captions"][0] if arguments.sentence is None else arguments.sentence
     elif arguments.sentence is None:
         parser.error("a picture of your own needs a sentence")
     else:
@@ -39,5 +44,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
+    except StrictDataclassError as error:
+        sys.exit(f"error: {error.__cause__}")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

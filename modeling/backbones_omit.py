@@ -108,7 +108,8 @@ def backbone_width(backbone: nn.Module) -> int:
     if hasattr(backbone, "channels"):
         return backbone.channels[-1]
     config = backbone.config
-    for name in ("hidden_size", "hidden_sizes", "hidden_dim", "neck_hidden_sizes", "last_hidden_size"):
+    # In this order: MobileViT has hidden_sizes as well as the neck after them.
+    for name in ("hidden_size", "neck_hidden_sizes", "hidden_sizes", "hidden_dim", "last_hidden_size"):
         width = getattr(config, name, None)
         if width is not None:
             return width if isinstance(width, int) else width[-1]

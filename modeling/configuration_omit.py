@@ -1,11 +1,29 @@
 """Configuration of OMIT and of the sub-models that are its own."""
 
+import difflib
 import math
+from collections.abc import Iterable
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+
+MAX_LOGIT_SCALE = math.log(100)
+
+
+def check_fields(where: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """See that all names are known ones.
+
+    Raises:
+        ValueError: names the first that is not, and the nearest that is.
+    """
+    known = sorted(known)
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"expected some of {', '.join(known)}."
+            raise ValueError(f"{where} has the unknown field {name!r}; {hint}")
 
 
 @strict
@@ -36,6 +54,11 @@ class BiGRUConfig(PreTrainedConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; expected a share from 0 to below 1.")
+        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(
+                f"pad_token_id is {self.pad_token_id}; expected a word of the vocabulary, from 0 to "
+                f"{self.vocab_size - 1}, or None."
+            )
 
 
 @strict
@@ -89,7 +112,7 @@ class OmitConfig(PreTrainedConfig):
         loss: `triplet` (hinge over hardest negatives) or `infonce` (symmetric cross-entropy).
         margin: α of the triplet loss, in units of the similarity.
         logit_scale_init_value: logarithm of the factor from similarity to logits; learned with `infonce`, kept
-            otherwise. Clamped to ln 100 at most.
+            otherwise. At most ln 100; a learned one is clamped to that.
         text_pooling: which state is the global feature of a caption: the `mean` of its fragments, the first token
             (`cls`) or the last one (`last`, for encoders that end on EOS).
         vision_pooling_head: let the attention pooling head of a SigLIP vision backbone give the global feature of an
@@ -133,6 +156,23 @@ class OmitConfig(PreTrainedConfig):
             raise ValueError(f"num_iterations is {self.num_iterations}; expected at least 1.")
         if not 0 <= self.margin < math.inf:
             raise ValueError(f"margin is {self.margin}; expected a number not below 0.")
+        if not -math.inf < self.logit_scale_init_value < MAX_LOGIT_SCALE + 1e-4:  # which leaves room for 4.6052
+            raise ValueError(
+                f"logit_scale_init_value is {self.logit_scale_init_value}; expected a number not above ln 100 = 4.6052."
+            )
+
+    def validate_special_tokens(self):
+        if any(token < 0 for token in self.special_token_ids or ()):
+            raise ValueError(f"special_token_ids is {self.special_token_ids}; expected ids from 0.")
+
+    def validate_parts(self):
+        for name in ("vision_config", "text_config"):
+            part = getattr(self, name)
+            if hasattr(part, name):
+                raise ValueError(
+                    f"{name} is that of a whole {part.model_type!r} model; use its {name}, as in "
+                    f"{type(part).__name__}(…).{name}."
+                )
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):

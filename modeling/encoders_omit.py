@@ -120,6 +120,7 @@ class GridEncoder(nn.Module):
     def __init__(self, config, backbone: nn.Module | None = None):
         super().__init__()
         self.backbone = build_vision_backbone(config.vision_config) if backbone is None else backbone
+        check_input(self.backbone, "vision", "pixel_values")
         self.kind = config.vision_config.model_type
         self.own_size = own_image_size(self.backbone)
         self.pooling_head = config.vision_pooling_head
@@ -182,6 +183,8 @@ class TextEncoder(nn.Module):
         self.pooling = config.text_pooling
         if backbone is None:
             backbone = build_text_backbone(config.text_config)
+        if config.text_config.model_type != "omit_bigru":
+            check_input(backbone, "text", "input_ids")
         self.backbone = backbone
         self.vocab_size = config.text_config.vocab_size
         # SigLIP reads the padding too: it was trained without a mask, on captions that are all padded to one length.
@@ -254,12 +257,19 @@ class BiGRU(nn.Module):
 
     def __init__(self, config):
         super().__init__()
+        config.validate()
         self.config = config
         self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
         self.dropout = nn.Dropout(config.dropout)
         self.gru = nn.GRU(
             config.embedding_size, config.hidden_size, config.num_hidden_layers, batch_first=True, bidirectional=True
         )
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings
+
+    def set_input_embeddings(self, embeddings: nn.Module) -> None:
+        self.embeddings = embeddings
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, output_hidden_states: bool = False, **kwargs
@@ -269,8 +279,11 @@ class BiGRU(nn.Module):
             raise ValueError("attention_mask has a token after padding; a BiGRU needs padding on the right alone.")
         batch, length = input_ids.shape
         words = self.dropout(self.embeddings(input_ids))
-        if length == 0:
-            return BaseModelOutput(last_hidden_state=words.new_zeros(batch, 0, self.config.hidden_size))
+        if batch == 0 or length == 0:
+            states = words.new_zeros(batch, length, self.config.hidden_size)
+            return BaseModelOutput(
+                last_hidden_state=states, hidden_states=(words, states) if output_hidden_states else None
+            )
         # Packed, so that the backward direction does not start in the padding. An empty caption passes one word.
         lengths = attended.sum(dim=1).clamp_min(1).cpu()
         packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
@@ -308,3 +321,21 @@ def train_unfrozen(encoder: nn.Module, mode: bool) -> nn.Module:
         if frozen or (encoder.batch_norm_frozen and isinstance(part, nn.modules.batchnorm._BatchNorm)):
             part.eval()
     return encoder
+
+
+def check_input(backbone: nn.Module, side: str, expected: str) -> None:
+    """See that a backbone is an encoder of that side: that it reads `pixel_values`, or `input_ids` alone.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    kind = backbone.config.model_type
+    if backbone.main_input_name != expected:
+        raise ValueError(
+            f"The {side} backbone is a {kind!r} model, which reads {backbone.main_input_name}; expected a {side} "
+            f"encoder, which reads {expected}."
+        )
+    if side == "text" and backbone.config.is_encoder_decoder:
+        raise ValueError(
+            f"The text backbone is a {kind!r} model, an encoder and a decoder; expected an encoder, such as BERT."
+        )

@@ -1,7 +1,7 @@
 """OmitModel: encode, match, loss."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.distributed as dist
@@ -13,14 +13,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutpu
 from transformers.utils import can_return_tuple
 
 from .backbones_omit import align_memory, fit_tokenizer, pretrained_backbone, pretrained_tokenizer, text_settings
-from .configuration_omit import OmitConfig
+from .configuration_omit import MAX_LOGIT_SCALE, OmitConfig, check_fields
 from .encoders_omit import BiGRU, GridEncoder, Projection, RegionEncoder, TextEncoder
 from .losses_omit import gather_with_gradient, info_nce_loss, triplet_loss
 from .matching_omit import DEFAULT_MEMORY_BUDGET, MATCHING, OmitFeatures, OmitMatching, tiled_similarity
 from .search_omit import TopK, topk_similarity
 from .sinkhorn_omit import at_least_float32
 
-MAX_LOGIT_SCALE = math.log(100)
+PROBLEMS_SHOWN = 10
 NORM_EPS = 1e-6  # padding is zero, and a smaller one gives it huge gradients
 
 
@@ -91,10 +91,26 @@ class OmitPreTrainedModel(PreTrainedModel):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        loaded = super().from_pretrained(*args, **kwargs)
-        align_memory(loaded[0] if isinstance(loaded, tuple) else loaded)
-        return loaded
+    def from_pretrained(cls, *args, output_loading_info: bool = False, ignore_mismatched_sizes: bool = False, **kwargs):
+        """`PreTrainedModel.from_pretrained`, which takes any part of a checkpoint; this wants all of it.
+
+        Raises:
+            ValueError: if parameters of the model are missing in the checkpoint or have another shape there, as after a
+                change of the configuration. With `ignore_mismatched_sizes=True` they are initialised instead.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
+        wrong = [
+            f"{name} has shape {list(found)}; expected {list(ours)}" for name, found, ours in info["mismatched_keys"]
+        ]
+        wrong += [f"{name} is missing" for name in info["missing_keys"]]
+        if wrong and not ignore_mismatched_sizes:
+            listed = "\n  ".join(sorted(wrong)[:PROBLEMS_SHOWN]) + ("\n  …" if len(wrong) > PROBLEMS_SHOWN else "")
+            raise ValueError(
+                f"{len(wrong)} parameters of the model are not those of the checkpoint:\n  {listed}\nLoad it with the "
+                "configuration that it was saved with, or pass ignore_mismatched_sizes=True to begin these anew."
+            )
+        align_memory(model)
+        return (model, info) if output_loading_info else model
 
 
 class OmitModel(OmitPreTrainedModel):
@@ -119,7 +135,12 @@ class OmitModel(OmitPreTrainedModel):
             config: the configuration.
             vision_backbone, text_backbone: models that are loaded already, to use in the place of untrained ones.
                 `config` must hold copies of their configurations, since it takes hold of what it is given.
+
+        Raises:
+            StrictDataclassError: if the configuration is not valid, which setting its fields one by one does not tell.
+            ValueError: if a backbone is not for its side.
         """
+        config.validate()
         super().__init__(config)
         if config.vision_config.model_type == "omit_region":
             self.vision_encoder = RegionEncoder(config)
@@ -130,6 +151,22 @@ class OmitModel(OmitPreTrainedModel):
         # Without gradient where no loss reads it, or distributed training would wait for one.
         self.logit_scale = nn.Parameter(torch.empty(()), requires_grad=config.loss == "infonce")
         self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The embeddings of the words."""
+        return self.text_encoder.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_encoder.backbone.set_input_embeddings(value)
+
+    def _set_gradient_checkpointing(self, *args, **kwargs):
+        if not any(hasattr(module, "gradient_checkpointing") for module in self.modules()):
+            raise ValueError(
+                f"Neither the vision backbone {self.config.vision_config.model_type!r} nor the text backbone "
+                f"{self.config.text_config.model_type!r} has gradient checkpointing; expected one that has, such as "
+                "'vit' or 'bert'."
+            )
+        super()._set_gradient_checkpointing(*args, **kwargs)
 
     @can_return_tuple
     def get_image_features(
@@ -193,13 +230,23 @@ class OmitModel(OmitPreTrainedModel):
         Returns:
             [`OmitFeatures`]: `embeds` [B, L, D], `mask` [B, L], `pooled` [B, D], `norms` [B, L] and the backbone's
             outputs.
+
+        Raises:
+            ValueError: if no caption is given, or shapes do not fit.
         """
         if input_ids is None:
             raise ValueError("No text given; expected input_ids (from OmitProcessor(text=…)).")
+        if input_ids.ndim != 2:
+            raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}; expected [B, L], captions and words.")
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
             raise ValueError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}; expected that of input_ids, "
                 f"{tuple(input_ids.shape)}."
+            )
+        if text_states is not None and (text_states.ndim != 3 or text_states.shape[:2] != input_ids.shape):
+            raise ValueError(
+                f"text_states has shape {tuple(text_states.shape)}; expected {[*input_ids.shape, 'width']}, a state "
+                "for each of input_ids."
             )
         return self._features(*self.text_encoder(input_ids, attention_mask, text_states, **kwargs))
 
@@ -287,6 +334,10 @@ class OmitModel(OmitPreTrainedModel):
             negatives: of the triplet loss, `hardest` or `all`.
             gather_negatives: take the negatives of all processes of `torch.distributed`; all must call.
             output_attentions, output_hidden_states: asked of both backbones.
+
+        Raises:
+            ValueError: if a side is missing, shapes do not fit, images and captions of the loss are not as many, or a
+                plan is asked of a head that has none.
         """
         asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         asked = {name: value for name, value in asked.items() if value is not None}
@@ -321,6 +372,8 @@ class OmitModel(OmitPreTrainedModel):
 
     def _similarity_and_loss(self, image, text, image_ids, negatives, gather_negatives) -> tuple[Tensor, Tensor]:
         """Similarity of the process's own pairs, and the mean loss of its own anchors, both directions added."""
+        if negatives not in ("hardest", "all"):  # whatever the loss
+            raise ValueError(f"negatives is {negatives!r}; expected 'hardest' or 'all'.")
         pairs, captions = len(image.embeds), len(text.embeds)
         if pairs != captions:
             raise ValueError(
@@ -330,6 +383,8 @@ class OmitModel(OmitPreTrainedModel):
         all_ids = image_ids = own if image_ids is None else image_ids
         if image_ids.shape != own.shape:
             raise ValueError(f"image_ids has shape {tuple(image_ids.shape)}; expected {tuple(own.shape)}, one a pair.")
+        if image_ids.dtype.is_floating_point or image_ids.dtype.is_complex or image_ids.dtype == torch.bool:
+            raise ValueError(f"image_ids is of type {image_ids.dtype}; expected integers, such as torch.int64.")
         if gather_negatives and dist.is_initialized() and dist.get_world_size() > 1:
             own = own + dist.get_rank() * pairs
             all_ids = gather_with_gradient(image_ids)
@@ -351,7 +406,8 @@ class OmitModel(OmitPreTrainedModel):
         if self.training and self.logit_scale.requires_grad:
             with torch.no_grad():  # clamped in place, so that its gradient survives at the bound
                 self.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-        return self.logit_scale.exp()
+            return self.logit_scale.exp()
+        return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
 
     def _transport_plan(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
         if not hasattr(self.matching, "transport_plan"):
@@ -381,13 +437,15 @@ class OmitModel(OmitPreTrainedModel):
         Raises:
             OSError: if a model is not found, or there is no tokenizer beside the text model and one of the two fields
                 that it decides is not given.
-            ValueError: if that tokenizer has more tokens than the text model.
+            ValueError: for a field that `OmitConfig` does not have, a model that is not for its side, or a tokenizer
+                with more tokens than the text model.
 
         Example:
             ```python
             model = OmitModel.from_vision_text_pretrained("facebook/dinov2-base", "google-bert/bert-base-uncased")
             ```
         """
+        check_fields("config_kwargs", config_kwargs, (each.name for each in fields(OmitConfig)))
         vision_backbone = pretrained_backbone(vision_model_name_or_path, "vision_config", dtype)
         text_backbone = pretrained_backbone(text_model_name_or_path, "text_config", dtype)
         if not {"special_token_ids", "text_pooling"} <= config_kwargs.keys():
@@ -411,12 +469,12 @@ class OmitModel(OmitPreTrainedModel):
             name_or_path: Hub id or folder of the checkpoint, with its tokenizer.
             dtype: of the parameters.
             config_kwargs: fields of [`OmitConfig`], such as `matching`. Left out, `projection_dim` and
-                `logit_scale_init_value` are the checkpoint's, and `special_token_ids` and `text_pooling` what the
-                tokenizer says.
+                `logit_scale_init_value` are the checkpoint's (its scale at most 100), and `special_token_ids` and
+                `text_pooling` what the tokenizer says.
 
         Raises:
-            ValueError: for another kind of checkpoint, a `projection_dim` that is not the checkpoint's, or a tokenizer
-                that does not fit it.
+            ValueError: for a field that `OmitConfig` does not have, another kind of checkpoint, a `projection_dim` that
+                is not the checkpoint's, or a tokenizer that does not fit it.
             OSError: if it is not found, or has no tokenizer.
 
         Example:
@@ -424,6 +482,7 @@ class OmitModel(OmitPreTrainedModel):
             model = OmitModel.from_clip("openai/clip-vit-base-patch32")
             ```
         """
+        check_fields("config_kwargs", config_kwargs, (each.name for each in fields(OmitConfig)))
         kind = AutoConfig.from_pretrained(name_or_path).model_type
         if kind not in ("clip", "siglip"):
             raise ValueError(
@@ -443,7 +502,7 @@ class OmitModel(OmitPreTrainedModel):
         settings = {
             **text_settings(tokenizer),
             "projection_dim": width,
-            "logit_scale_init_value": clip.logit_scale.item(),
+            "logit_scale_init_value": min(clip.logit_scale.item(), MAX_LOGIT_SCALE),
             "vision_pooling_head": kind == "siglip",
         }
         parts = {"vision_config": clip.config.vision_config.to_dict(), "text_config": clip.config.text_config.to_dict()}

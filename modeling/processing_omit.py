@@ -3,10 +3,10 @@
 import functools
 
 import torch
-from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
-from transformers.image_utils import is_valid_image
+
+from .pictures_omit import as_pictures
 
 
 class OmitProcessor(ProcessorMixin):
@@ -42,7 +42,7 @@ class OmitProcessor(ProcessorMixin):
     def __call__(self, images=None, text=None, regions=None, **kwargs):
         """
         Args:
-            images: a picture or a list of pictures: PIL, numpy, torch, a path or a URL.
+            images: a picture or a list of pictures: PIL, numpy, torch, a path or a URL; see `as_pictures`.
             text: a caption or a list of captions.
             regions: in the place of images, precomputed features of their regions: an array or tensor [B, K, width] or,
                 of one image, [K, width]; or a list of [K_i, width], one an image.
@@ -55,7 +55,7 @@ class OmitProcessor(ProcessorMixin):
 
         Raises:
             ValueError: if nothing is given, or both images and regions; if something is no picture, no regions or no
-                text; if several captions cannot be one tensor because they are not padded.
+                text; if several pictures or captions cannot be one tensor because they are not resized or padded.
         """
         if images is None and text is None and regions is None:
             raise ValueError("OmitProcessor was called with nothing; expected images=… or regions=…, text=… or both.")
@@ -70,11 +70,8 @@ class OmitProcessor(ProcessorMixin):
             padded = _padded_regions(regions)
             return BatchFeature(padded if text is None else {**padded, **self(text=text, **kwargs)})
         if images is not None:
-            images = [
-                _picture(each, n) for n, each in enumerate(images if isinstance(images, list | tuple) else [images])
-            ]
-            if not images:
-                raise ValueError("images is an empty list; expected at least one picture.")
+            images = as_pictures(images)
+            self._check_sizes(images, kwargs)
         if text is None:
             return super().__call__(images=images, **kwargs)
         masked = "attention_mask" in self.tokenizer.model_input_names
@@ -86,6 +83,20 @@ class OmitProcessor(ProcessorMixin):
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         return inputs
 
+    def _check_sizes(self, images, kwargs):
+        options = {**self.images_kwargs, **kwargs, **kwargs.get("images_kwargs", {})}
+        sizes = {tuple(each.shape[-2:]) if hasattr(each, "shape") else (each.height, each.width) for each in images}
+        makes_one_size = any(
+            options.get(name, getattr(self.image_processor, name, False))
+            for name in ("do_resize", "do_center_crop", "do_pad")
+        )
+        if len(sizes) > 1 and not makes_one_size and options["return_tensors"] is not None:
+            listed = " and ".join(f"{height} x {width}" for height, width in sorted(sizes)[:2])
+            raise ValueError(
+                f"The {len(images)} pictures have {len(sizes)} sizes, such as {listed}, and are not resized, so they "
+                "make no tensor; pass do_resize=True, or pictures of one size."
+            )
+
     def _check_text(self, text, kwargs):
         if not isinstance(text, list | tuple) or len(text) == 0:
             raise ValueError(f"text is {text!r:.80}; expected a caption or a list of captions, at least one.")
@@ -93,7 +104,7 @@ class OmitProcessor(ProcessorMixin):
             if not isinstance(caption, str):
                 raise ValueError(f"text[{number}] is {caption!r:.80}; expected a string.")
         options = {**self.text_kwargs, **kwargs, **kwargs.get("text_kwargs", {})}
-        padded = options["padding"] not in (False, "do_not_pad")
+        padded = options["padding"] not in (False, None, "do_not_pad")
         if len(text) == 1 or options["return_tensors"] is None or (padded and self.tokenizer.pad_token is not None):
             return
         lengths = [len(ids) for ids in self.tokenizer(list(text), truncation=options["truncation"])["input_ids"]]
@@ -103,19 +114,6 @@ class OmitProcessor(ProcessorMixin):
                 f"The {len(text)} captions have {min(lengths)} to {max(lengths)} tokens and are not padded, so they "
                 f"make no tensor; {remedy}, or pass return_tensors=None."
             )
-
-
-def _picture(image, number: int):
-    """A picture that an image processor takes: in RGB where the mode is known; paths and URLs it reads by itself."""
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    if not isinstance(image, str) and not (is_valid_image(image) and image.ndim in (2, 3, 4)):
-        found = f"an array of shape {tuple(image.shape)}" if hasattr(image, "shape") else f"{image!r:.80}"
-        raise ValueError(
-            f"images[{number}] is {found}, which is no picture; expected PIL, a path, a URL, or an array or tensor of "
-            "shape [H, W], [3, H, W] or [H, W, 3]."
-        )
-    return image
 
 
 def _padded_regions(regions) -> dict[str, torch.Tensor]:

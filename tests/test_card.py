@@ -1,6 +1,8 @@
 import re
+import typing
 from dataclasses import asdict
 
+import pytest
 from huggingface_hub import ModelCard
 from tiny import REGIONS, tiny_recipe
 
@@ -41,10 +43,31 @@ def test_the_text_says_what_was_measured_and_where():
     text = " ".join(card().text.split())
     for said in ("RSUM 75.0", "6 images and 30 captions", "8 images and 40 captions", "validation 80.2", "12 steps"):
         assert said in text
-    for said in (METRICS["environment"]["torch"], METRICS["environment"]["device"], "seed 0", "λ = 0.02"):
+    for said in (METRICS["environment"]["torch"], METRICS["environment"]["device"], "seed 0", "regularization 0.02"):
         assert said in text
     assert "1,500 of 2,000 parameters" in text
     assert "at 123 pairs/s and with at most 3.0 GiB of memory" in text
+
+
+@pytest.mark.parametrize("matching", typing.get_args(Recipe.__dataclass_fields__["matching"].type))
+@pytest.mark.parametrize("loss", typing.get_args(Recipe.__dataclass_fields__["loss"].type))
+def test_a_card_tells_of_its_own_head_and_loss(matching, loss):
+    published = card(matching=matching, loss=loss)
+    text = " ".join(published.text.split())
+    assert f"Matching `{matching}`, loss `{loss}` (" in text
+    assert ("partial optimal transport" in text) == (matching == "omit")
+    assert ("dustbin global" in text) == (matching == "omit")
+    assert ("regularization" in text) == ("optimal-transport" in published.data.tags) == (matching != "mean")
+    assert ("margin 0.05" in text) == (loss == "triplet")
+
+
+def test_a_card_claims_no_licence_that_is_not_known():
+    assert (card().data.license, card().data.language) == ("apache-2.0", "en")  # all of it generated here
+    for options in ({"data": "dataset_coco.json"}, {"text_model": "google-bert/bert-base-uncased"}):
+        published = card(**options)
+        assert published.data.license is None
+        assert "No licence is given here: see those of the data" in " ".join(published.text.split())
+    assert card(data="dataset_coco.json").data.language is None
 
 
 def test_a_folder_on_this_machine_is_no_base_model(tmp_path):

@@ -52,7 +52,15 @@ def test_save_and_load(tmp_path):
         ({"num_iterations": 0}, "num_iterations is 0; expected at least 1"),
         ({"num_iterations": 2.5}, "num_iterations"),
         ({"margin": -0.1}, "margin is -0.1; expected a number not below 0"),
+        ({"logit_scale_init_value": float("nan")}, "logit_scale_init_value is nan; expected a number"),
+        ({"logit_scale_init_value": -float("inf")}, "logit_scale_init_value is -inf; expected a number"),
+        ({"logit_scale_init_value": 4.7}, "logit_scale_init_value is 4.7; expected a number not above ln 100 = 4.6052"),
         ({"special_token_ids": ["[CLS]"]}, "special_token_ids"),
+        ({"special_token_ids": [0, -1]}, r"special_token_ids is \[0, -1\]; expected ids from 0"),
+        ({"text_config": CLIPConfig()}, r"whole 'clip' model; use its text_config, as in CLIPConfig\(…\).text_config"),
+        ({"vision_config": {"model_type": "clip"}}, "whole 'clip' model; use its vision_config"),
+        ({"text_config": {**TEXT, "pad_token_id": 30}}, "pad_token_id is 30; expected a word .* from 0 to 29, or None"),
+        ({"text_config": {**TEXT, "pad_token_id": -1}}, "pad_token_id is -1; expected a word"),
         ({"text_config": {**TEXT, "vocab_size": 0}}, "vocab_size is 0; expected at least 1"),
         ({"text_config": {**TEXT, "dropout": 1.0}}, "dropout is 1.0; expected a share"),
         ({"vision_config": {**REGIONS, "feature_size": 0}}, "feature_size is 0; expected at least 1"),
@@ -63,6 +71,10 @@ def test_save_and_load(tmp_path):
 def test_wrong_types_and_ranges(options, message):
     with pytest.raises(StrictDataclassError, match=message):
         tiny_config(**options)
+
+
+def test_the_largest_logit_scale():
+    assert tiny_config(logit_scale_init_value=4.6052).logit_scale_init_value == 4.6052  # ln 100 as it is often written
 
 
 def test_unknown_part():

@@ -19,6 +19,16 @@ VISION = {
     "dinov2_with_registers": ({**SMALL, "image_size": 64, "patch_size": 16, "num_register_tokens": 4}, 4 * 6, True),
     "clip_vision_model": ({**SMALL, "image_size": 64, "patch_size": 16}, 4 * 4, True),
     "siglip_vision_model": ({**SMALL, "image_size": 64, "patch_size": 16}, 4 * 4, False),
+    "mobilevit": (
+        {
+            "image_size": 64,
+            "hidden_sizes": [16, 24, 32],
+            "neck_hidden_sizes": [8, 8, 16, 16, 16, 16, 40],
+            "num_attention_heads": 2,
+        },
+        2 * 3,
+        False,
+    ),
     "swin": (
         {"image_size": [64, 96], "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4},
         8 * 12,
@@ -42,6 +52,8 @@ def test_cells_of_every_vision_backbone(kind):
     model = OmitModel(tiny_config(vision_config={"model_type": kind, **options})).eval()
     if kind == "efficientnet":  # untrained, its narrow layers let nothing through
         nn.init.uniform_(model.vision_encoder.backbone.encoder.top_bn.bias, -1, 1)
+    elif kind == "mobilevit":
+        nn.init.uniform_(model.vision_encoder.backbone.conv_1x1_exp.normalization.bias, -1, 1)
     out = model.get_image_features(pixels)
     assert out.embeds.shape == (2, cells, 16)
     assert out.mask.all()
@@ -314,6 +326,15 @@ class TestBiGRU:
         assert not out.mask.any()
         assert (out.pooled == 0).all()
 
+    def test_no_captions(self, model, inputs):
+        """As there may be no images."""
+        ids = torch.zeros(0, 3, dtype=torch.long)
+        out = model.get_text_features(ids, torch.zeros_like(ids), output_hidden_states=True)
+        assert out.embeds.shape == (0, 3, 16)
+        assert len(out.hidden_states) == 2
+        assert model(**{**inputs, "input_ids": ids, "attention_mask": None}).similarity.shape == (3, 0)
+        assert model(**{**inputs, "pixel_values": inputs["pixel_values"][:0]}).similarity.shape == (0, 2)
+
     def test_padding_on_the_left_is_an_error(self, model):
         with pytest.raises(ValueError, match="token after padding; a BiGRU needs padding on the right"):
             model.get_text_features(torch.tensor([[0, 1, 2]]), torch.tensor([[0, 1, 1]]))
@@ -410,6 +431,28 @@ def test_a_vocabulary_that_does_not_fit(model):
         ValueError, match="input_ids holds 30; expected ids below 30, .* not the one of this checkpoint"
     ):
         model.get_text_features(torch.tensor([[2, 30]]))
+
+
+@pytest.mark.parametrize(
+    ("part", "kind", "message"),
+    [
+        (
+            "vision_config",
+            "bert",
+            "vision backbone is a 'bert' model, which reads input_ids; expected a vision",
+        ),
+        ("text_config", "vit", "text backbone is a 'vit' model, which reads pixel_values; expected a text encoder"),
+        (
+            "text_config",
+            "bart",
+            "text backbone is a 'bart' model, an encoder and a decoder; expected an encoder",
+        ),
+    ],
+)
+def test_a_backbone_for_another_side(part, kind, message):
+    small = {**SMALL, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 40}
+    with pytest.raises(ValueError, match=message):
+        OmitModel(tiny_config(**{part: {"model_type": kind, **small}}))
 
 
 def test_width_that_a_configuration_does_not_tell():

@@ -53,6 +53,31 @@ def test_compare_does_not_repeat_a_run(compared):
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("model.safetensors")} == before
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seed", "7"], "error: --seed cannot be given, since it is set for each run; see --seeds"),
+        (["--overwrite-output-dir"], "error: --overwrite-output-dir cannot be given"),
+        (["--resume=true"], "error: --resume=true cannot be given"),
+        (["--seeds", "0", "0"], "error: seeds is 0 0; expected each of them once"),
+        (["--matching", "ot", "ot"], "error: matching is ot ot; expected each of them once"),
+        (["--learn_rate", "1"], "unrecognized arguments: --learn_rate 1"),
+        (["--matching", "magic"], "magic"),
+        (["--margin", "0.3"], r"error: The finished run in .*omit_seed0 has another recipe(.|\n)*margin: was 0.05"),
+    ],
+)
+def test_compare_with_bad_options(compared, monkeypatch, capsys, options, message):
+    """Seen before any run starts, even where all are there already."""
+    folder, arguments, _ = compared
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
+    monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, arguments), *options])
+    monkeypatch.setattr(subprocess, "run", None)
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(EXAMPLES / "compare.py"), run_name="__main__")
+    assert re.search(message, f"{caught.value} {capsys.readouterr().err}")
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
+
+
 def test_explain_draws_a_scene_and_a_picture(compared, tmp_path):
     model = compared[0] / "omit_seed0"
     result = example("explain.py", model, "scenes:1", "--output", tmp_path / "scene.png")
@@ -70,7 +95,8 @@ def test_explain_draws_a_scene_and_a_picture(compared, tmp_path):
         (["MODEL", "picture.png"], "a picture of your own needs a sentence"),
         (["MODEL", "picture.png", "a star"], "error: .*No such file.*picture.png"),
         (["nowhere", "scenes:1"], "error: "),
-        (["MODEL", "scenes:one"], "error: .*'one'"),
+        (["MODEL", "scenes:one"], "error: The picture is 'scenes:one'; expected scenes:N with a number N from 0"),
+        (["MODEL", "scenes:1", ""], "error: The sentence '' has no word that the model matches"),
     ],
 )
 def test_explain_with_bad_input(compared, tmp_path, arguments, message):
@@ -175,10 +201,11 @@ def test_the_code_of_the_readme_runs(compared, tmp_path, monkeypatch):
 
 def test_the_code_of_a_card_runs(compared, tmp_path, monkeypatch):
     folder = compared[0] / "omit_seed0"
+    (tmp_path / "omit_seed0").symlink_to(folder)
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (96, 96), "red").save("picture.png")
     [block] = python_blocks(folder / "README.md")
-    exec(block.replace("PATH", str(folder)), {})
+    exec(block, {})
 
 
 def test_the_commands_of_the_readme_are_those_of_ci():

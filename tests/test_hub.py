@@ -192,7 +192,7 @@ def test_a_table_cannot_show_files_of_this_machine(tmp_path):
         ({"columns": FLICKR, "streaming": True, "captions_as": "text"}, "a stream cannot do that"),
         (
             {"columns": FLICKR, "column": "a"},
-            "load_hub, which reads .*, has no option column; expected some of columns",
+            "load_hub, which reads .*, has no option 'column'; did you mean 'columns'",
         ),
     ],
 )

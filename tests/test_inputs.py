@@ -44,6 +44,15 @@ def test_pictures_in_other_modes_become_rgb(processor):
     assert ImageTextInputs(split, processor).images(range(4))["pixel_values"].shape == (4, 3, 32, 32)
 
 
+def test_pictures_are_read_as_the_processor_reads_them(processor):
+    from PIL import Image as PIL
+
+    pictures = [PIL.fromarray(np.full((32, 32), 30000, np.uint16)), PIL.new("RGBA", (32, 32))]
+    split = Dataset.from_dict({"image": pictures, "captions": [["a"]] * 2, "image_id": list("ab")})
+    found = ImageTextInputs(split, processor).images(range(2))["pixel_values"]
+    assert torch.equal(found, processor(images=pictures)["pixel_values"])
+
+
 def test_a_picture_that_cannot_be_read_is_named(scenes, processor, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     good = tmp_path / "good.png"

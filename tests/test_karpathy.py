@@ -118,3 +118,12 @@ def test_what_is_not_there(tmp_path):
 def test_an_image_that_is_named_twice(coco):
     with pytest.raises(ValueError, match=r"images\[5\]: train2014/COCO_0.png is there already, as images\[0\]"):
         load(coco, lambda entries: entries.append(entries[0]))
+
+
+def test_options_that_the_loader_does_not_have(tmp_path):
+    with pytest.raises(
+        ValueError, match="load_karpathy, which reads .*, has no option 'image_foldr'; did you mean 'image_f"
+    ):
+        load_image_text("dataset.json", image_foldr=tmp_path)
+    with pytest.raises(ValueError, match="load_karpathy, which reads 'dataset.json', needs the option image_folder"):
+        load_image_text("dataset.json")

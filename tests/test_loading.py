@@ -101,7 +101,7 @@ def test_a_source_that_is_unknown(tmp_path):
 
 def test_options_that_the_loader_does_not_have(tmp_path):
     with pytest.raises(
-        ValueError, match="load_scenes, which reads 'scenes', has no option train; expected some of train_"
+        ValueError, match="load_scenes, which reads 'scenes', has no option 'train'; did you mean 'train_size'"
     ):
         load_image_text("scenes", train=3)
     file, _ = sources.karpathy(tmp_path)

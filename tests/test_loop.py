@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -18,8 +19,9 @@ from tiny import tiny_recipe
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.data import ImageTextInputs, load_image_text
 from omit_hf.evaluation import evaluate_split
-from omit_hf.training import Recipe, train, write_recipe_file
+from omit_hf.training import Recipe, read_recipe_file, train, write_recipe_file
 from omit_hf.training.building import build_model
+from omit_hf.training.checkpoints import begin_output_dir
 
 TRAIN = Path(__file__).parents[1] / "examples" / "train.py"
 DROPOUT = {"text_config": {**tiny_recipe()["text_config"], "dropout": 0.3}}
@@ -69,6 +71,10 @@ def log_of(folder) -> list[dict]:
 
 def names(folder) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -360,15 +366,108 @@ def test_an_output_folder_that_is_not_empty(tmp_path):
         run(tmp_path, overwrite_output_dir=True)
     with pytest.raises(FileExistsError, match="which is a file; expected a folder"):
         run(tmp_path / "notes.txt")
+    with pytest.raises(FileExistsError, match=r"notes.txt is a file; expected a folder to make it in"):
+        run(tmp_path / "notes.txt" / "run")
     assert names(tmp_path) == ["notes.txt"]
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+    monkeypatch.setattr("omit_hf.training.checkpoints.os.access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(PermissionError, match="output_dir is .*run, but .* cannot be written to; choose another one"):
+        run(tmp_path / "run")
+
+
+def test_overwriting_that_is_cut_off_can_be_repeated(tmp_path, monkeypatch):
+    run(tmp_path / "run", num_epochs=1)
+
+    def cut_off(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr("omit_hf.training.checkpoints.write_recipe_file", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "run", seed=1, overwrite_output_dir=True)
+    assert names(tmp_path / "run") == ["checkpoints", "recipe.yaml"]
+    assert run(tmp_path / "run", seed=1, num_epochs=1, overwrite_output_dir=True)["recipe"]["seed"] == 1
+
+
+def test_a_recipe_alone_makes_no_run(tmp_path):
+    """Somebody's own recipe.yaml, in the folder that they work in."""
+    (tmp_path / "recipe.yaml").write_text("data: scenes")
+    with pytest.raises(FileExistsError, match="holds no run of ours, so it is not emptied"):
+        run(tmp_path, overwrite_output_dir=True)
+    assert (tmp_path / "recipe.yaml").read_text() == "data: scenes"
+
+
 def test_overwriting_begins_anew(tmp_path):
-    run(tmp_path / "run", max_steps=3)
+    run(tmp_path / "run", num_epochs=1, tensorboard=True)
+    before = contents(tmp_path / "run")
     metrics = run(tmp_path / "run", seed=1, overwrite_output_dir=True)
     assert metrics["recipe"]["seed"] == 1
     assert [line["step"] for line in log_of(tmp_path / "run")] == list(range(1, 9))
+    assert "logs" not in names(tmp_path / "run")  # of the run before
+    assert before.keys() & contents(tmp_path / "run").keys()
+    run(tmp_path / "run", seed=1, resume=True)  # the recipe that is kept does not say to overwrite again
+
+
+def test_what_a_run_does_not_write_is_not_overwritten(tmp_path):
+    run(tmp_path / "run", max_steps=3)
+    (tmp_path / "run" / "plan.png").write_text("mine")
+    (tmp_path / "run" / "checkpoints" / "mine").mkdir()
+    before = contents(tmp_path / "run")
+    with pytest.raises(FileExistsError, match=r"holds what no run writes, checkpoints/mine, plan.png; move it away"):
+        run(tmp_path / "run", overwrite_output_dir=True)
+    assert contents(tmp_path / "run") == before
+
+
+FAILURES = [
+    ({"data": "nowhere"}, "data source 'nowhere' is unknown"),
+    ({"batch_size": 64}, "40 training pairs make no batch of 64 for each of 1 processes"),
+    ({"image_processor": {"image_processor_type": "Tokenizer"}}, "image_processor_type 'Tokenizer'"),
+    (
+        {"image_processor": {"image_processor_type": "ViTImageProcessor", "do_resise": False}},
+        "image_processor has the unknown field 'do_resise'; did you mean 'do_resize'?",
+    ),
+    ({"min_word_count": 999}, "No word occurs 999 times"),
+    ({"text_config": {"model_type": "omit_bigru", "hidden_size": 0}}, "makes no model: hidden_size is 0; expected at"),
+    ({"data_options": {"train_sise": 8}}, "load_scenes.* no option 'train_sise'; did you mean 'train_size'?"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), FAILURES, ids=[message[:20] for _, message in FAILURES])
+def test_a_start_that_fails_leaves_nothing(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_output_folder():
+    with pytest.raises(ValueError, match="output_dir is None; expected a folder"):
+        train(Recipe(**tiny_recipe()))
+
+
+def test_what_comes_into_the_folder_meanwhile_is_kept(tmp_path, monkeypatch):
+    """Such as another run with the same output_dir."""
+
+    def build(*arguments):
+        run_of_another = Recipe(**tiny_recipe(output_dir=str(tmp_path / "run")))
+        begin_output_dir(run_of_another)
+        return build_model(*arguments)
+
+    monkeypatch.setattr("omit_hf.training.loop.build_model", build)
+    with pytest.raises(FileExistsError, match="is not empty"):
+        run(tmp_path / "run", seed=1)
+    assert read_recipe_file(tmp_path / "run" / "recipe.yaml")["seed"] == 0
+
+
+def test_a_start_that_fails_overwrites_nothing(tmp_path):
+    run(tmp_path / "run", max_steps=3)
+    before = contents(tmp_path / "run")
+    for options, message in FAILURES:
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path / "run", overwrite_output_dir=True, **options)
+    assert contents(tmp_path / "run") == before
 
 
 def test_resuming_what_is_not_this_run(tmp_path):
@@ -402,10 +501,22 @@ def test_data_that_make_no_batch(tmp_path):
         run(tmp_path / "run", batch_size=64)
 
 
+def test_the_script_with_a_backbone_whose_configuration_is_not_valid(tmp_path, monkeypatch):
+    (tmp_path / "backbone").mkdir()
+    (tmp_path / "backbone" / "config.json").write_text('{"model_type": "convnext", "depths": "many"}')
+    options = tiny_recipe(vision_config=None, image_processor=None, vision_model=str(tmp_path / "backbone"))
+    write_recipe_file(Recipe(**options), tmp_path / "recipe.yaml")
+    arguments = ["train.py", str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit, match="^error: Field 'depths' .*many"):
+        runpy.run_path(str(TRAIN), run_name="__main__")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_script_ends_with_one_line_and_a_status(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    process = launch(tmp_path.with_name(tmp_path.name + "-new"), data="nowhere")
+    process = launch(tmp_path / "run", data_options={"train_size": "many"})
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "Traceback" not in output
-    assert "error: data source 'nowhere' is unknown" in output
+    assert output.splitlines()[-1] == "error: train_size is 'many'; expected at least 1 image, as an integer."
+    assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ import sys
 import miniatures
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from tiny import TEXT, VISION, tiny_config
 from torch import nn
@@ -152,8 +153,10 @@ def test_loss(loss, inputs):
 
 
 def test_logit_scale_is_clamped_and_can_come_back():
-    model = OmitModel(tiny_config(loss="infonce", logit_scale_init_value=9.0)).train()
-    scale = model._scale()
+    model = OmitModel(tiny_config(loss="infonce")).train()
+    nn.init.constant_(model.logit_scale, 9.0)
+    assert model.eval()._scale().item() == pytest.approx(100)
+    scale = model.train()._scale()
     assert scale.item() == pytest.approx(100)
     scale.backward()
     assert model.logit_scale.item() == pytest.approx(MAX_LOGIT_SCALE)
@@ -169,7 +172,8 @@ def test_nothing_is_left_uninitialised(tmp_path):
     torch.utils.deterministic.fill_uninitialized_memory = True
     try:
         fresh = OmitModel(tiny_config(dustbin="learned", loss="infonce"))
-        loaded = OmitModel.from_pretrained(tmp_path, config=tiny_config(dustbin="learned", loss="infonce"))
+        config = tiny_config(dustbin="learned", loss="infonce")
+        loaded = OmitModel.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)
     finally:
         torch.use_deterministic_algorithms(False)
         torch.utils.deterministic.fill_uninitialized_memory = poisoned
@@ -244,6 +248,14 @@ class TestFromVisionTextPretrained:
                 assert torch.equal(tensor, state[f"{tower}.{name}"]), name
         out = model(input_ids=torch.tensor([[2, 9, 3]]), pixel_values=torch.rand(1, 3, 32, 32))
         assert out.image_embeds.shape == (1, 4, 16)
+
+    def test_fields_that_a_configuration_does_not_have(self, folders):
+        with pytest.raises(ValueError, match="unknown field 'regularisation'; did you mean 'regularization'?"):
+            OmitModel.from_vision_text_pretrained(*folders, regularisation=0.1)
+
+    def test_a_text_model_for_the_pictures(self, folders):
+        with pytest.raises(ValueError, match="vision backbone is a 'bert' model, which reads input_ids"):
+            OmitModel.from_vision_text_pretrained(folders[1], folders[1])
 
     def test_no_tokenizer(self, folders, tmp_path):
         BertModel(BertConfig(**BERT)).save_pretrained(tmp_path / "bare")
@@ -399,6 +411,11 @@ def test_auto_processor_is_known(processor, tmp_path):
             {"attention_mask": torch.ones(2, 3)},
             r"attention_mask has shape \(2, 3\); expected that of input_ids, \(2, 4\)",
         ),
+        ({"input_ids": torch.tensor([2, 3])}, r"input_ids has shape \(2,\); expected \[B, L\]"),
+        (
+            {"text_states": torch.zeros(1, 4, 16)},
+            r"text_states has shape \(1, 4, 16\); expected \[2, 4, 'width'\], a state for each of input_ids",
+        ),
         ({"return_loss": True}, "The loss got 3 images and 2 captions; expected as many"),
     ],
 )
@@ -411,8 +428,65 @@ def test_bad_input_to_the_loss(model, inputs):
     inputs = {**inputs, "pixel_values": inputs["pixel_values"][:2], "return_loss": True}
     with pytest.raises(ValueError, match=r"image_ids has shape \(3,\); expected \(2,\)"):
         model(**inputs, image_ids=torch.arange(3))
-    with pytest.raises(ValueError, match="negatives is 'easy'"):
-        model(**inputs, negatives="easy")
+    with pytest.raises(ValueError, match=r"image_ids is of type torch.float32; expected integers"):
+        model(**inputs, image_ids=torch.tensor([0.0, 0.5]))
+    for loss in ("triplet", "infonce"):
+        model.config.loss = loss
+        with pytest.raises(ValueError, match="negatives is 'easy'"):
+            model(**inputs, negatives="easy")
+
+
+VIT = {
+    "model_type": "vit",
+    **{name: BERT[name] for name in BERT if name != "vocab_size"},
+    "image_size": 32,
+    "patch_size": 8,
+}
+
+
+@pytest.mark.parametrize("vision", [VISION, VIT], ids=["convnext", "vit"])
+def test_gradient_checkpointing(vision, monkeypatch):
+    torch.manual_seed(0)
+    model = OmitModel(tiny_config(vision_config=vision, text_config={"model_type": "bert", **BERT})).train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    inputs = {"pixel_values": torch.rand(2, 3, 32, 32), "input_ids": torch.tensor([[2, 3], [4, 5]])}
+
+    def gradients():
+        model.zero_grad()
+        model(**inputs, return_loss=True).loss.backward()
+        return {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
+
+    expected = gradients()
+    model.gradient_checkpointing_enable()
+    assert model.is_gradient_checkpointing
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(1) or tensor, lambda tensor: tensor):
+        found = gradients()
+    kept = len(saved)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient)
+    model.gradient_checkpointing_disable()
+    saved.clear()
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(1) or tensor, lambda tensor: tensor):
+        gradients()
+    assert kept < len(saved)
+
+
+def test_gradient_checkpointing_of_backbones_that_have_none(model):
+    resnet = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+    model = OmitModel(tiny_config(vision_config=resnet))
+    with pytest.raises(ValueError, match="Neither the vision backbone 'resnet' nor the text backbone 'omit_bigru' has"):
+        model.gradient_checkpointing_enable()
+
+
+def test_input_embeddings_are_those_of_the_words(model):
+    assert model.get_input_embeddings() is model.text_encoder.backbone.embeddings
+    other = nn.Embedding(30, 8)
+    model.set_input_embeddings(other)
+    assert model.text_encoder.backbone.embeddings is other
 
 
 def test_a_head_without_a_plan(inputs):
@@ -421,13 +495,50 @@ def test_a_head_without_a_plan(inputs):
         model(**inputs, output_transport=True)
 
 
+def test_a_configuration_that_became_invalid(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    with pytest.raises(StrictDataclassError, match="regularization is -1; expected a number greater than 0"):
+        OmitModel.from_pretrained(tmp_path, regularization=-1)
+    config = tiny_config()
+    config.num_iterations = 0
+    with pytest.raises(StrictDataclassError, match="num_iterations is 0; expected at least 1"):
+        OmitModel(config)
+    config = tiny_config()
+    config.text_config.pad_token_id = 99
+    with pytest.raises(StrictDataclassError, match="pad_token_id is 99"):
+        OmitModel(config)
+
+
 def test_checkpoint_of_another_model(tmp_path):
     BertModel(BertConfig(**BERT)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="configuration of a 'bert' model; expected 'omit'"):
         OmitModel.from_pretrained(tmp_path)
 
 
-def test_checkpoint_of_another_configuration(model, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"projection_dim": 8}, r"vision_encoder.projection.weight has shape \[16, 12\]; expected \[8, 12\]"),
+        ({"text_config": {**TEXT, "vocab_size": 31}}, r"embeddings.weight has shape \[30, 8\]; expected \[31, 8\]"),
+        ({"dustbin": "learned"}, r"2 parameters (.|\n)*matching.image_dustbin is missing\n"),
+        ({"dustbin": "scalar"}, r"matching.dustbin_similarity is missing\nLoad it with the configuration that"),
+    ],
+)
+def test_checkpoint_of_another_configuration(model, tmp_path, change, message):
     model.save_pretrained(tmp_path)
-    with pytest.raises(RuntimeError, match=r"(?s)size mismatch|mismatched"):
-        OmitModel.from_pretrained(tmp_path, config=tiny_config(text_config={**TEXT, "vocab_size": 31}))
+    for auto_class in (OmitModel, AutoModel):
+        with pytest.raises(ValueError, match=message):
+            auto_class.from_pretrained(tmp_path, config=tiny_config(**change))
+    loaded, info = OmitModel.from_pretrained(
+        tmp_path, config=tiny_config(**change), ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    assert info["missing_keys"] or info["mismatched_keys"]
+    assert all(parameter.isfinite().all() for parameter in loaded.parameters())
+
+
+def test_loading_info_is_given_when_asked_for(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    loaded, info = OmitModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert torch.equal(loaded.logit_scale, model.logit_scale)
+    assert isinstance(OmitModel.from_pretrained(tmp_path, matching="mean"), OmitModel)  # which needs less of it

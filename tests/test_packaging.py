@@ -1,13 +1,15 @@
 """The package as users get it: a wheel, and an editable install, imported from another folder."""
 
+import configparser
 import json
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import distribution
+from importlib.metadata import distribution, distributions
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 import omit_hf
 
@@ -73,6 +75,18 @@ def test_the_editable_install_imports_from_another_folder(tmp_path):
 
 def test_the_version_is_told_once():
     assert distribution("omit-hf").version == omit_hf.__version__
+
+
+def test_python_is_as_new_as_the_pinned_packages_need():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    oldest = settings["options"]["python_requires"].removeprefix(">=")
+    pinned = [line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
+    installed = {each.metadata["Name"]: each.metadata["Requires-Python"] for each in distributions()}
+    assert {"torch", "transformers", "numpy"} <= installed.keys() & set(pinned)
+    for package in set(pinned) & installed.keys():  # some are of an extra
+        needed = installed[package]
+        assert needed is None or SpecifierSet(needed).contains(f"{oldest}.0"), f"{package} needs Python {needed}"
 
 
 def test_importing_the_package_leaves_training_and_plotting_alone(tmp_path):

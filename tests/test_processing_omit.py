@@ -1,3 +1,4 @@
+import base64
 import pickle
 
 import numpy as np
@@ -28,8 +29,58 @@ def test_arrays_tensors_and_paths(processor, tmp_path):
     PICTURE.save(tmp_path / "red.png")
     expected = processor(images=PICTURE)["pixel_values"]
     array = np.asarray(PICTURE)
-    for images in (array, torch.from_numpy(array.copy()).permute(2, 0, 1), str(tmp_path / "red.png"), [array]):
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    base64_text = base64.b64encode((tmp_path / "red.png").read_bytes()).decode()
+    for images in (array, tensor, str(tmp_path / "red.png"), tmp_path / "red.png", base64_text, [array], tensor[None]):
         torch.testing.assert_close(processor(images=images)["pixel_values"], expected)
+
+
+GREY = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        GREY,
+        GREY[..., None],
+        GREY[None],
+        np.stack([GREY] * 3),
+        np.dstack([GREY] * 3 + [np.full_like(GREY, 255)]),
+        np.stack([GREY] * 3 + [np.full_like(GREY, 255)]),
+        GREY.astype(np.int64),
+        GREY.astype(np.float32),
+        GREY.astype(np.uint16) * 257,
+        Image.fromarray(GREY.astype(np.uint16) * 257),
+        Image.fromarray(GREY.astype(np.int32) * 257),
+        Image.fromarray(GREY).convert("LA"),
+    ],
+    ids=lambda each: f"{each.mode}" if isinstance(each, Image.Image) else f"{each.shape}-{each.dtype}",
+)
+def test_one_picture_in_every_form(processor, layout):
+    expected = processor(images=Image.fromarray(GREY).convert("RGB"))["pixel_values"]
+    torch.testing.assert_close(processor(images=layout)["pixel_values"], expected)
+
+
+def test_transparency_lies_on_white(processor):
+    clear = np.zeros((4, 6, 4), np.uint8)
+    clear[:, 3:] = (200, 0, 0, 51)
+    expected = np.full((4, 6, 3), 255, np.uint8)
+    expected[:, 3:] = (244, 204, 204)  # a fifth of the red
+    expected = processor(images=expected)["pixel_values"]
+    for form in (clear, clear.transpose(2, 0, 1), Image.fromarray(clear), Image.fromarray(clear).convert("PA")):
+        torch.testing.assert_close(processor(images=form)["pixel_values"], expected)
+    floats = processor(images=clear / 255, do_rescale=False)["pixel_values"]
+    torch.testing.assert_close(floats.float(), expected, atol=0.01, rtol=0)
+
+
+def test_pictures_are_upright(processor, tmp_path):
+    picture = Image.fromarray(GREY)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90° clockwise
+    picture.save(tmp_path / "turned.png", exif=exif)
+    expected = processor(images=picture.transpose(Image.Transpose.ROTATE_270))["pixel_values"]
+    for form in (tmp_path / "turned.png", Image.open(tmp_path / "turned.png")):
+        assert torch.equal(processor(images=form)["pixel_values"], expected)
 
 
 def test_one_of_two_is_enough(processor):
@@ -121,12 +172,30 @@ def test_unpadded_lists_are_fine_without_tensors(processor):
     [
         ({}, "called with nothing; expected images=… or regions=…, text=… or both"),
         ({"images": []}, "images is an empty list"),
+        ({"images": [PICTURE.convert("F")]}, r"images\[0\]: it is of PIL's mode F, in which white may be 1, 255"),
+        ({"images": Image.new("I", (4, 4), -1)}, r"integers from -1 to -1; expected 16 bits, 0 to 65535"),
+        ({"images": Image.new("RGB", (0, 4))}, r"it has 0 x 4 pixels; expected at least 1 x 1"),
+        ({"images": np.full((4, 4), np.nan)}, r"images\[0\]: it holds NaN or infinity"),
+        ({"images": np.full((4, 4), 256)}, "integers from 256 to 256; expected 0 to 255, or uint16"),
+        ({"images": np.zeros((5, 4, 2))}, r"shape \(5, 4, 2\) and type float64, which is no picture"),
+        ({"images": np.zeros((0, 4, 3))}, r"shape \(0, 4, 3\) .*, which is no picture"),
+        ({"images": np.zeros((4, 4), complex)}, "type complex128, which is no picture"),
+        ({"images": np.full((4, 4), "red")}, "type <U3, which is no picture"),
+        (
+            {"images": "missing.png"},
+            r"images\[0\]: no file at 'missing.png', and it is no URL and no picture in base64",
+        ),
+        (
+            {"images": [PICTURE, PICTURE.resize((96, 64))]},
+            "The 2 pictures have 2 sizes, such as 64 x 96 and 96 x 96, and are not resized.*do_resize=True",
+        ),
         ({"images": 42}, r"images\[0\] is 42, which is no picture"),
         ({"images": [PICTURE, None]}, r"images\[1\] is None, which is no picture"),
-        ({"images": np.zeros(5)}, r"images\[0\] is an array of shape \(5,\), which is no picture"),
+        ({"images": np.zeros(5)}, r"images\[0\]: an array of shape \(5,\) .* no picture"),
         ({"text": []}, r"text is \[\]; expected a caption"),
         ({"text": 7}, "text is 7; expected a caption"),
         ({"text": ["a star", 7]}, r"text\[1\] is 7; expected a string"),
+        ({"text": ["a star", "a red circle"], "padding": None}, "2 to 3 tokens and are not padded"),
         (
             {"text": ["a star", "a red circle"], "padding": False},
             "The 2 captions have 2 to 3 tokens and are not padded, so they make no tensor; leave padding=True",

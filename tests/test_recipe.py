@@ -73,7 +73,7 @@ def test_help_explains_every_field(capsys):
     ("content", "message"),
     [
         ("learning_rte: 1", "unknown field 'learning_rte'; did you mean 'learning_rate'?"),
-        ("colour: red", "unknown field 'colour'; --help lists the fields"),
+        ("colour: red", "unknown field 'colour'; expected some of .*learning_rate"),
         ("- a\n- b", "holds list; expected fields"),
         ("a: [", "is no YAML"),
         ("learning_rate: fast", "learning_rate is 'fast'; expected a number"),
@@ -85,6 +85,32 @@ def test_help_explains_every_field(capsys):
         ("learning_rate: -1", "learning_rate is -1.0; expected a number greater than 0"),
         ("batch_size: 1", "expected at least 2, or there are no negatives"),
         ("max_steps: 0", "max_steps is 0; expected at least 1"),
+        ("regularization: .nan", "regularization is nan; expected a number greater than 0"),
+        ("num_iterations: 0", "num_iterations is 0; expected at least 1"),
+        ("margin: -1", "margin is -1.0; expected a number not below 0"),
+        ("logit_scale_init_value: .nan", "logit_scale_init_value is nan; expected a number not above ln 100"),
+        ("weight_decay: .nan", "weight_decay is nan; expected a number not below 0"),
+        ("vision_lr_factor: -1", "vision_lr_factor is -1.0; expected a number not below 0"),
+        ("text_lr_factor: .inf", "text_lr_factor is inf; expected a number not below 0"),
+        ("learning_rate: .inf", "learning_rate is inf; expected a number greater than 0"),
+        ("max_grad_norm: .nan", "max_grad_norm is nan; expected a number greater than 0"),
+        ("decay_factor: 1.5", "decay_factor is 1.5; expected a number above 0, up to 1"),
+        ("decay_epochs: [2, -1]", r"decay_epochs is \[2, -1\]; expected epochs from 0"),
+        ("seed: -1", r"seed is -1; expected an integer from 0 to 2\*\*32 - 1"),
+        ("seed: 4294967296", "seed is 4294967296; expected an integer"),
+        ("num_workers: -1", "num_workers is -1; expected at least 0"),
+        ("cpu_threads: -1", "cpu_threads is -1; expected at least 0"),
+        ("warmup_steps: -5", "warmup_steps is -5; expected at least 0"),
+        ("all_negatives_epochs: -1", "all_negatives_epochs is -1; expected at least 0"),
+        ("output_dir: ''", "output_dir is empty; expected a folder"),
+        (
+            "text_config: {model_type: omit_bigru, hiden_size: 3}",
+            "field 'hiden_size'; did you mean 'hidden_size'",
+        ),
+        ("vision_config: {model_type: resnet, dephts: [1]}", "unknown field 'dephts'; did you mean 'depths'"),
+        ("vision_config: {model_type: resnet, validate: 1}", "unknown field 'validate'"),
+        ("vision_config: {model_type: resnt}", "vision_config: .*resnt"),
+        ("{resume: true, overwrite_output_dir: true}", "resume and overwrite_output_dir are both on; expected one"),
         ("text_model: bert", "both of text_model and text_config is given; expected one"),
         (
             "vision_config: null",
@@ -129,6 +155,12 @@ def test_a_wrong_recipe(tmp_path, capsys, content, message):
     assert caught.value.code == 2
     error = capsys.readouterr().err
     assert re.search(message, error)
+    assert "validator" not in error  # the message alone, not how it came about
+
+
+def test_properties_of_a_configuration_are_fields_too():
+    vision = {"model_type": "resnet", "out_features": ["stage1"], "num_labels": 3, "depths": [1, 1, 1, 1]}
+    assert Recipe(**tiny_recipe(vision_config=vision)).vision_config == vision
 
 
 def test_a_recipe_that_is_not_there(capsys):

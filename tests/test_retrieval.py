@@ -88,6 +88,24 @@ def test_perfect_and_constant():
     assert (constant["i2t_medr"], constant["t2i_medr"]) == (96, 20)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64, bool, np.float16])
+def test_scores_of_any_real_type(dtype):
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 2 if dtype is bool else 120, (4, 8)).astype(dtype)
+    scores[0, :2] = np.iinfo(np.int8).min if dtype is np.int8 else 0  # the negative of which wraps
+    index, relevant = np.repeat(np.arange(4), 2), rng.random((4, 8)) < 0.5
+    for given_scores in (scores, torch.from_numpy(scores)):
+        assert retrieval_metrics(given_scores, index) == retrieval_metrics(scores.astype(float), index)
+        expected = mean_average_precision(scores.astype(float), relevant)
+        assert mean_average_precision(given_scores, relevant) == expected
+
+
+@pytest.mark.parametrize("scores", [np.eye(2) * 1j, np.array([["a", "b"]]), np.array([[None, 1]])])
+def test_scores_that_are_no_real_numbers(scores):
+    with pytest.raises(ValueError, match=r"similarity has type .*; expected real numbers"):
+        retrieval_metrics(scores, [0, 0])
+
+
 def test_half_precision_tensors():
     similarity = torch.tensor([[0.5, 0.25], [0.125, 1.0]])
     for dtype in (torch.bfloat16, torch.float16):
@@ -132,5 +150,24 @@ def test_evaluate_module():
     references = [np.flatnonzero(index == image).tolist() for image in range(6)]
     found = metric.compute(predictions=similarity.tolist(), references=references)
     assert found == pytest.approx(retrieval_metrics(similarity, index))
-    with pytest.raises(ValueError, match=r"caption_image_index\[0\] is -1"):
-        metric.compute(predictions=[[0.1, 0.2]], references=[[1]])
+
+
+@pytest.mark.parametrize(
+    ("references", "message"),
+    [
+        ([[0, 1], [1, 2]], r"Caption 1 is in references\[0\] and references\[1\]; expected it in one"),
+        ([[0, 1], [-1]], r"references\[1\] has caption -1; expected 0 to 2, the columns of predictions"),
+        ([[0, 1], [3]], r"references\[1\] has caption 3; expected 0 to 2"),
+        ([[0], [2]], "Caption 1 is in none of the references"),
+    ],
+)
+def test_references_that_do_not_fit(references, message):
+    metric = evaluate.load(IMAGE_TEXT_RETRIEVAL)
+    with pytest.raises(ValueError, match=message):
+        metric.compute(predictions=[[0.9, 0.1, 0.3], [0.2, 0.8, 0.4]], references=references)
+
+
+def test_predictions_of_different_lengths():
+    metric = evaluate.load(IMAGE_TEXT_RETRIEVAL)
+    with pytest.raises(ValueError, match="predictions have 1 to 2 scores; expected one for every caption"):
+        metric.compute(predictions=[[0.9, 0.1], [0.2]], references=[[0], [1]])

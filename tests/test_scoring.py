@@ -41,6 +41,21 @@ def test_the_model_comes_back_in_its_mode(scenes, scenes_model, processor):
     scenes_model.train()
     evaluate_split(scenes_model, processor, scenes["validation"], progress=False)
     assert scenes_model.training
+    scenes_model.vision_encoder.encode = fails
+    with pytest.raises(RuntimeError, match="broken"):
+        evaluate_split(scenes_model, processor, scenes["validation"], progress=False)
+    assert scenes_model.training
+
+
+def fails(*_, **__):
+    raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"memory_budget": -1}])
+def test_sizes_below_one(scenes, scenes_model, processor, options):
+    [(name, value)] = options.items()
+    with pytest.raises(ValueError, match=f"{name} is {value}; expected at least 1"):
+        evaluate_split(scenes_model, processor, scenes["validation"], progress=False, **options)
 
 
 def test_without_all_true_pairs_there_is_no_map(scenes, scenes_model, processor):
@@ -80,13 +95,19 @@ def test_two_processes_measure_what_one_does(published, tmp_path):
     [
         (["--split", "testing"], 1, "error: split is 'testing'; expected one of train, validation, test"),
         (["--data_options", "[1]"], 2, "--data_options: '[1]' is list; expected names and values in {}"),
+        (["--cpu_threads", "-1"], 1, "error: cpu_threads is -1; expected at least 0"),
+        (
+            ["--data_options", '{"test_sise": 3}'],
+            1,
+            "error: load_scenes, which reads 'scenes', has no option 'test_sise'",
+        ),
         (["--data_options", "{"], 2, "--data_options: '{' is no JSON"),
     ],
 )
 def test_wrong_options(published, options, status, message):
     result = evaluate(EVALUATE, published, *options)
     assert result.returncode == status
-    assert message in result.stderr
+    assert message in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
 
 
@@ -94,3 +115,11 @@ def test_a_vocabulary_that_does_not_fit(scenes, processor):
     model = OmitModel(tiny_config(text_config={**TEXT, "vocab_size": 10}))
     with pytest.raises(ValueError, match=r"tokenizer has \d+ tokens, and the text encoder 'omit_bigru' embeds 10"):
         evaluate_split(model, processor, scenes["test"])
+
+
+def test_a_checkpoint_whose_configuration_is_not_valid(published):
+    config = json.loads((published / "config.json").read_text())
+    (published / "config.json").write_text(json.dumps({**config, "num_iterations": 0}))
+    result = evaluate(EVALUATE, published)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "error: num_iterations is 0; expected at least 1."

@@ -50,6 +50,10 @@ def test_only_one_side(data, processor, scenes_model, tmp_path):
     assert not list(tmp_path.glob("image-*"))
 
 
+def fails(*_, **__):
+    raise RuntimeError("broken")
+
+
 def files(folder):
     return {file.name for file in folder.iterdir()}
 
@@ -110,8 +114,13 @@ def test_regions_have_no_states_of_a_vision_backbone(data, processor, scenes_mod
     assert batch["text_states"].shape[:2] == batch["input_ids"].shape
 
 
-def test_the_model_comes_back_in_its_mode(data, processor, scenes_model, tmp_path):
+def test_the_model_comes_back_in_its_mode(data, processor, scenes_model, tmp_path, monkeypatch):
     scenes_model.train()
+    with monkeypatch.context() as broken:
+        broken.setattr(scenes_model.vision_encoder, "encode", fails)
+        with pytest.raises(RuntimeError, match="broken"):
+            cache_states(scenes_model, processor, data, tmp_path, image=True, text=False)
+    assert scenes_model.training
     cache_states(scenes_model, processor, data, tmp_path, image=True, text=False)
     assert scenes_model.training
     assert VISION["hidden_sizes"][-1] == scenes_model.vision_encoder.projection.in_features

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from omit_hf.modeling.pictures_omit import rgb_picture
+
 try:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
@@ -26,20 +28,42 @@ def explain(model, processor, picture, sentence: str) -> Figure:
 
     Returns:
         A matplotlib figure; see `draw_plan`.
+
+    Raises:
+        ValueError: if the head does not transport, the sentence has no word that the model matches, or the cells are no
+            grid.
     """
-    inputs = processor(images=picture.convert("RGB"), text=sentence).to(model.device)
-    out = model.eval()(**inputs, output_transport=True)
+    picture = rgb_picture(picture)
+    inputs = processor(images=picture, text=sentence).to(model.device)
+    was_training = model.training
+    model.eval()
+    try:
+        out = model(**inputs, output_transport=True)
+    finally:
+        model.train(was_training)
     tokens = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])
     valid = out.text_mask[0]
     plan = out.transport_plan[0, 0]
     dustbins = plan.shape[-1] - valid.shape[0]  # 1 with dustbins, 0 without
     kept = torch.cat([valid.new_ones(dustbins), valid])
+    if not valid.any():
+        raise ValueError(f"The sentence {sentence!r} has no word that the model matches; expected at least one.")
     states = out.vision_model_output.last_hidden_state
-    cells = out.image_mask.shape[1]
-    side = round(cells**0.5)
-    grid = tuple(states.shape[-2:]) if states.ndim == 4 else (side, cells // side)
+    if states.ndim == 4:
+        grid = tuple(states.shape[-2:])
+    else:
+        grid = _grid(out.image_mask.shape[1], tuple(inputs["pixel_values"].shape[-2:]))
     words = [token for token, is_valid in zip(tokens, valid.tolist(), strict=True) if is_valid]
     return draw_plan(picture, words, plan[:, kept].cpu().numpy(), grid, out.similarity.item())
+
+
+def _grid(cells: int, pixels: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of square patches that cover an image."""
+    height, width = pixels
+    rows = max(1, round((cells * height / width) ** 0.5))
+    if cells % rows or not 0.5 < (cells / rows) / rows / (width / height) < 2:
+        raise ValueError(f"The image of {height} x {width} pixels has {cells} cells, which are no grid of square ones.")
+    return rows, cells // rows
 
 
 def draw_plan(

@@ -1,5 +1,6 @@
 """One way to all sources: which loader reads a source, and the images that are left out of it."""
 
+import difflib
 import inspect
 import logging
 import re
@@ -64,9 +65,12 @@ def load_image_text(
         known.pop(next(iter(known)))  # the source
     unknown = [name for name in options if name not in known]
     if unknown:
+        known = [*known, "exclude", "skip_unreadable"]
+        close = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean {close[0]!r}? Expected" if close else "expected"
         raise ValueError(
-            f"{load.__name__}, which reads {str(source)!r}, has no option {listed(unknown)}; expected some of "
-            f"{', '.join([*known, 'exclude', 'skip_unreadable'])}."
+            f"{load.__name__}, which reads {str(source)!r}, has no option {listed(map(repr, unknown))}; {hint} some of "
+            f"{', '.join(known)}."
         )
     missing = [name for name, each in known.items() if each.default is each.empty and name not in options]
     if missing:

@@ -7,6 +7,8 @@ import PIL.Image
 from datasets import Dataset, Image
 from tqdm.auto import tqdm
 
+from omit_hf.modeling.pictures_omit import rgb_picture
+
 MAX_PIXELS = 89_478_485  # 256 MB in RGB; the number of which PIL warns, where it refuses twice as many
 BATCH = 256
 
@@ -29,7 +31,7 @@ def open_picture(stored: dict) -> PIL.Image.Image:
             raise ValueError(
                 f"it has {picture.width} x {picture.height} pixels; expected at most {MAX_PIXELS}, scaled down"
             )
-    return Image().decode_example(stored).convert("RGB")
+    return rgb_picture(Image().decode_example(stored))
 
 
 def unreadable_pictures(split: Dataset, progress: bool = True) -> dict[int, str]:

@@ -130,14 +130,14 @@ def load_scenes(
         `DatasetDict` in the schema of `omit_hf.data`; see `FEATURES`.
 
     Raises:
-        ValueError: if a size is not positive or the seed is negative.
+        ValueError: if a size is not positive, the seed is negative, or one of them is no integer.
     """
     sizes = {"train": train_size, "validation": validation_size, "test": test_size}
     for split, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{split}_size is {size}; expected at least 1 image.")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed is {seed}; expected an integer from 0 to 2**32 - 1.")
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{split}_size is {size!r}; expected at least 1 image, as an integer.")
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed!r}; expected an integer from 0 to 2**32 - 1.")
     return DatasetDict({split: _generate_split(split, size, seed) for split, size in sizes.items()})
 
 

@@ -45,19 +45,21 @@ def cache_states(
     was_training = model.training
     model.eval()
     out = {}
-    for split, rows in data.items():
-        inputs = ImageTextInputs(rows, processor)
-        parts = [rows]
-        if image:
-            key = _digest(model.vision_encoder.backbone, processor.image_processor, _content(rows, "image"))
-            file = folder / f"image-{split}-{key}.arrow"
-            parts.append(_computed(file, inputs, _image_states(model, inputs), batch_size))
-        if text:
-            key = _digest(model.text_encoder.backbone, processor.tokenizer, _content(rows, "captions"))
-            file = folder / f"text-{split}-{key}.arrow"
-            parts.append(_computed(file, inputs, _text_states(model, inputs), batch_size))
-        out[split] = concatenate_datasets(parts, axis=1)
-    model.train(was_training)
+    try:
+        for split, rows in data.items():
+            inputs = ImageTextInputs(rows, processor)
+            parts = [rows]
+            if image:
+                key = _digest(model.vision_encoder.backbone, processor.image_processor, _content(rows, "image"))
+                file = folder / f"image-{split}-{key}.arrow"
+                parts.append(_computed(file, inputs, _image_states(model, inputs), batch_size))
+            if text:
+                key = _digest(model.text_encoder.backbone, processor.tokenizer, _content(rows, "captions"))
+                file = folder / f"text-{split}-{key}.arrow"
+                parts.append(_computed(file, inputs, _text_states(model, inputs), batch_size))
+            out[split] = concatenate_datasets(parts, axis=1)
+    finally:
+        model.train(was_training)
     return DatasetDict(out)
 
 

@@ -113,6 +113,10 @@ def _matrix(similarity) -> np.ndarray:
         similarity = similarity.detach().cpu()
         similarity = similarity.float() if similarity.element_size() < 4 else similarity
     similarity = np.asarray(similarity)
+    if similarity.dtype.kind not in "fiub":
+        raise ValueError(f"similarity has type {similarity.dtype}; expected real numbers.")
+    if similarity.dtype.kind != "f":  # which can be negated without wrapping
+        similarity = similarity.astype(np.float64)
     if similarity.ndim != 2 or 0 in similarity.shape:
         raise ValueError(f"similarity has shape {similarity.shape}; expected [images, captions], neither of them 0.")
     if np.isnan(similarity).any():

@@ -50,16 +50,22 @@ def evaluate_split(
         Metrics, as `retrieval_metrics` and `mean_average_precision` name them, and the similarity, float32 [N_i, N_t].
 
     Raises:
-        ValueError: if the processor's tokenizer has more tokens than the model.
+        ValueError: if `batch_size` or `memory_budget` is below 1, the processor's tokenizer has more tokens than the
+            model, a picture cannot be read, or a score is NaN.
     """
+    for name, value in (("batch_size", batch_size), ("memory_budget", memory_budget)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; expected at least 1.")
     fit_tokenizer(model.config.text_config, processor.tokenizer)
     inputs = ImageTextInputs(split, processor)
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
-        encoded = encode_split(model, inputs, batch_size, progress)
-        similarity = score_split(model, encoded, memory_budget, progress)
-    model.train(was_training)
+    try:
+        with torch.inference_mode():
+            encoded = encode_split(model, inputs, batch_size, progress)
+            similarity = score_split(model, encoded, memory_budget, progress)
+    finally:
+        model.train(was_training)
     metrics = retrieval_metrics(similarity, inputs.caption_image_index)
     if "relevant_captions" in split.column_names and split[0]["relevant_captions"] is not None:
         relevant = np.zeros(similarity.shape, dtype=bool)
@@ -70,7 +76,11 @@ def evaluate_split(
 
 
 def encode_split(model, inputs: ImageTextInputs, batch_size: int, progress: bool = True) -> EncodedSplit:
-    """Features of all captions, and of this process's share of the images."""
+    """Features of all captions, and of this process's share of the images.
+
+    Raises:
+        ValueError: if a picture cannot be read.
+    """
     state = PartialState()
     hidden = not (progress and state.is_main_process)
     share = np.array_split(np.arange(inputs.num_images), state.num_processes)[state.process_index]

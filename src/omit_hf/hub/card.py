@@ -19,6 +19,29 @@ CITATION = """@inproceedings{pan2025omit,
   note      = {arXiv:2603.14349}
 }"""
 
+OMIT = "[OMIT](https://arxiv.org/abs/2603.14349)"
+# What each head does, and the fields of a recipe that it reads.
+HEADS = {
+    "omit": (
+        f"An {OMIT} model for fine-grained image-text matching",
+        "it moves the fragments of an image onto the words of a caption by partial optimal transport, scores what is "
+        "matched, and leaves the rest to dustbins",
+        ("regularization", "num_iterations", "dustbin", "marginals"),
+    ),
+    "ot": (
+        f"A baseline of {OMIT} for fine-grained image-text matching",
+        "it moves all fragments of an image onto the words of a caption by optimal transport, and scores how alike "
+        "they are",
+        ("regularization", "num_iterations", "marginals"),
+    ),
+    "mean": (
+        f"A baseline of {OMIT} for image-text matching",
+        "it scores the cosine of the mean of an image's fragments and the mean of a caption's words",
+        (),
+    ),
+}
+LOSS_FIELDS = {"triplet": ("margin", "all_negatives_epochs"), "infonce": ("logit_scale_init_value",)}
+
 
 def model_card(metrics: dict) -> str:
     """The README.md of a trained model.
@@ -29,14 +52,18 @@ def model_card(metrics: dict) -> str:
     recipe, test, place = metrics["recipe"], metrics["test"], metrics["environment"]
     name = Path(recipe["output_dir"]).name
     dataset = DATASETS.get(recipe["data"], Path(recipe["data"]).stem)
+    kind, method, head_fields = HEADS[recipe["matching"]]
+    settings = ", ".join(f"{field} {recipe[field]}" for field in (*head_fields, *LOSS_FIELDS[recipe["loss"]]))
     base_models = [recipe[side] for side in ("clip_model", "vision_model", "text_model") if recipe[side] is not None]
     regions = (recipe["vision_config"] or {}).get("model_type") == "omit_region"
     data = ModelCardData(
-        language="en",
-        license="apache-2.0",
+        # Known of what is generated here alone; otherwise the data and the backbones decide.
+        language="en" if recipe["data"] == "scenes" else None,
+        license="apache-2.0" if recipe["data"] == "scenes" and not base_models else None,
         library_name="transformers",
         pipeline_tag=None if regions else "zero-shot-image-classification",  # whose widget gives pictures
-        tags=["omit", "image-text-matching", "image-text-retrieval", "optimal-transport"],
+        tags=["omit", "image-text-matching", "image-text-retrieval"]
+        + ["optimal-transport"] * (recipe["matching"] in ("omit", "ot")),
         base_model=[model for model in base_models if not Path(model).exists()] or None,
         model_name=name,
         eval_results=[
@@ -53,15 +80,14 @@ def model_card(metrics: dict) -> str:
         ],
     )
     split = metrics["splits"]
+    licence = "" if data.license else " No licence is given here: see those of the data and of the backbones."
     return f"""---
 {data.to_yaml()}
 ---
 
 # {name}
 
-An [OMIT](https://arxiv.org/abs/2603.14349) model for fine-grained image-text matching, trained with
-omit-hf on {dataset}: it moves the fragments of an image onto the words of a caption by
-partial optimal transport, and scores what is matched.
+{kind}, trained with omit-hf on {dataset}: {method}.
 
 ## Use
 
@@ -69,7 +95,8 @@ partial optimal transport, and scores what is matched.
 {REGIONS_IMPORT if regions else IMAGES_IMPORT}
 from omit_hf import OmitModel, OmitProcessor
 
-model, processor = OmitModel.from_pretrained("PATH"), OmitProcessor.from_pretrained("PATH")
+name = "{name}"  # the folder that this file is in; on the Hub, with its owner before it: "owner/{name}"
+model, processor = OmitModel.from_pretrained(name), OmitProcessor.from_pretrained(name)
 inputs = processor({REGIONS_INPUT if regions else IMAGES_INPUT}, text=["one caption", "another caption"])
 with torch.inference_mode():
     print(model(**inputs).similarity)
@@ -85,8 +112,8 @@ Test split, {split["test"]["images"]} images and {split["test"]["captions"]} cap
 ## Training
 
 Data: {dataset}, {split["train"]["images"]} images and {split["train"]["captions"]} captions. Matching \
-`{recipe["matching"]}`, λ = {recipe["regularization"]}, {recipe["num_iterations"]} iterations, loss \
-`{recipe["loss"]}`, seed {recipe["seed"]}. {metrics["trained_parameters"]:,} of {metrics["parameters"]:,} \
+`{recipe["matching"]}`, loss `{recipe["loss"]}` ({settings}), seed {recipe["seed"]}. \
+{metrics["trained_parameters"]:,} of {metrics["parameters"]:,} \
 parameters trained in {metrics["steps"]} steps and {metrics["training_seconds"]:.0f} s, at \
 {metrics["pairs_per_second"]:.0f} pairs/s and with at most {metrics["peak_memory"] / 2**30:.1f} GiB of memory. All of \
 it is in `recipe.yaml`.
@@ -100,7 +127,7 @@ process(es): omit-hf {place["omit_hf"]}, torch {place["torch"]}, transformers {p
 ## Limitations
 
 The model knows what its training data shows and no more. A score compares captions of one image, or images for one
-caption; it is no probability that they match.
+caption; it is no probability that they match.{licence}
 
 ## Citation
 

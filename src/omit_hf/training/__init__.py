@@ -1,5 +1,6 @@
 """From a recipe to a trained model."""
 
+from omit_hf.training.checkpoints import recipe_changes
 from omit_hf.training.loop import train, use_cpu_threads
 from omit_hf.training.recipe import (
     HelpFormatter,
@@ -16,6 +17,7 @@ __all__ = [
     "json_object",
     "parse_recipe",
     "read_recipe_file",
+    "recipe_changes",
     "train",
     "use_cpu_threads",
     "write_recipe_file",

@@ -2,12 +2,14 @@
 
 import transformers
 from datasets import Dataset
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoImageProcessor, BaseImageProcessor
 
 from omit_hf.data import Augmentation, build_word_tokenizer, read_word_vectors
 from omit_hf.data.augmentation import mask_token, words_of
 from omit_hf.modeling import OmitConfig, OmitModel, OmitProcessor
 from omit_hf.modeling.backbones_omit import fit_tokenizer, pretrained_backbone, pretrained_tokenizer, text_settings
+from omit_hf.modeling.configuration_omit import check_fields
 from omit_hf.training.recipe import Recipe
 
 # Fields that a recipe and an OmitConfig share.
@@ -31,6 +33,10 @@ def build_model(recipe: Recipe, train: Dataset) -> tuple[OmitModel, OmitProcesso
     Args:
         recipe: names the backbones, or configures them.
         train: the training split, whose captions make the vocabulary of an `omit_bigru`.
+
+    Raises:
+        ValueError: if the recipe's configurations or image processor are none, or no word occurs often enough.
+        OSError: if a pretrained backbone, its image processor or its tokenizer is not found.
     """
     shared = {name: getattr(recipe, name) for name in SHARED_FIELDS}
     if recipe.text_pooling is not None:
@@ -63,7 +69,10 @@ def _from_two_sides(recipe: Recipe, train: Dataset, shared: dict) -> tuple[OmitM
         vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
         text_config = {**recipe.text_config, **vocabulary}
     settings = {**text_settings(tokenizer), **shared}
-    config = OmitConfig(vision_config=vision_config, text_config=text_config, **settings)
+    try:
+        config = OmitConfig(vision_config=vision_config, text_config=text_config, **settings)
+    except StrictDataclassError as error:
+        raise ValueError(f"The recipe makes no model: {error.__cause__}") from error
     model = OmitModel(config, vision_backbone, text_backbone)
     return model, OmitProcessor(None if recipe.takes_regions else _image_processor(recipe), tokenizer)
 
@@ -117,4 +126,5 @@ def _image_processor(recipe: Recipe) -> BaseImageProcessor:
             f"image_processor has image_processor_type {name!r}; expected an image processor of transformers, such as "
             "'ViTImageProcessor'."
         )
+    check_fields("image_processor", options, found.valid_kwargs.__annotations__)
     return found(**options)

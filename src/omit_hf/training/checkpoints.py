@@ -5,7 +5,8 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -16,7 +17,13 @@ from omit_hf.training.recipe import Recipe, read_recipe_file, write_recipe_file
 RECIPE_FILE, METRICS_FILE, CARD_FILE = "recipe.yaml", "metrics.json", "README.md"
 LOG_FILE = "train_log.jsonl"
 CHECKPOINTS, PROGRESS_FILE = "checkpoints", "progress.json"
-# Fields that may change between the parts of an interrupted run, because its result does not depend on them.
+# Patterns of all that a run writes; nothing else is ever deleted.
+RUN_NAMES = (RECIPE_FILE, METRICS_FILE, CARD_FILE, LOG_FILE, CHECKPOINTS, "logs", ".*.partial")
+RUN_NAMES += ("config.json", "model*.safetensors", "model.safetensors.index.json", "processor_config.json")
+RUN_NAMES += ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
+CHECKPOINT_NAMES = ("step-*", "best-*", ".*.partial")
+# Fields that may change between the parts of an interrupted run, because its result does not depend on them but for the
+# rounding of sums, which cpu_threads and the sizes of evaluation order.
 FREE_FIELDS = {
     "check_images",
     "num_workers",
@@ -83,43 +90,90 @@ def on_main_process(accelerator: Accelerator, action: Callable[[], object]) -> N
         raise RuntimeError(f"The main process failed: {message}")
 
 
-def prepare_output_dir(recipe: Recipe) -> None:
-    """Make the output folder, or see whether it can be used.
+def check_output_dir(recipe: Recipe) -> None:
+    """See whether the output folder can be used; changes nothing.
 
     Raises:
-        FileExistsError: if it is not empty, and neither `resume` nor `overwrite_output_dir` is set.
+        FileExistsError: if it is not empty, and neither `resume` nor `overwrite_output_dir` is set; or if it is to be
+            overwritten, and is no run's or holds what no run writes.
         FileNotFoundError: if a run is to be resumed that never began.
+        PermissionError: if it cannot be written to.
         ValueError: if a run is to be resumed whose recipe was another one.
     """
     folder = Path(recipe.output_dir)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"output_dir is {folder}, which is a file; expected a folder.")
+    nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not nearest.is_dir():
+        raise FileExistsError(f"output_dir is {folder}, but {nearest} is a file; expected a folder to make it in.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(f"output_dir is {folder}, but {nearest} cannot be written to; choose another one.")
     if recipe.resume:
-        if not (folder / RECIPE_FILE).is_file():
-            raise FileNotFoundError(f"There is no run to resume in {folder}; leave out resume to begin one.")
-        before = asdict(Recipe(**read_recipe_file(folder / RECIPE_FILE)))
-        now = asdict(recipe)
-        changed = [name for name in now if name not in FREE_FIELDS and now[name] != before[name]]
-        if changed:
-            listed = "\n  ".join(f"{name}: was {before[name]!r}, is {now[name]!r}" for name in changed)
-            raise ValueError(
-                f"The run in {folder} has another recipe; resume it with its own, or choose another output_dir:\n"
-                f"  {listed}"
-            )
-        return
-    if folder.is_dir() and any(folder.iterdir()):
+        _check_resumed(recipe, folder)
+    elif folder.is_dir() and any(folder.iterdir()):
         if not recipe.overwrite_output_dir:
             raise FileExistsError(
                 f"output_dir {folder} is not empty. Choose another one, or set resume to go on with its run, or "
-                "overwrite_output_dir to delete what is in it."
+                "overwrite_output_dir to delete it."
             )
-        if not (folder / RECIPE_FILE).is_file():
+        # A recipe alone may be somebody's own.
+        if not (folder / RECIPE_FILE).is_file() or not (folder / CHECKPOINTS).is_dir():
             raise FileExistsError(
                 f"output_dir {folder} holds no run of ours, so it is not emptied; choose another one."
             )
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_recipe_file(recipe, folder / RECIPE_FILE)
+        foreign = [each for each in folder.iterdir() if not _matches(each, RUN_NAMES)]
+        foreign += [each for each in (folder / CHECKPOINTS).iterdir() if not _matches(each, CHECKPOINT_NAMES)]
+        if foreign:
+            listed = ", ".join(sorted(str(each.relative_to(folder)) for each in foreign))
+            raise FileExistsError(
+                f"output_dir {folder} holds what no run writes, {listed}; move it away, or choose another output_dir."
+            )
+
+
+def begin_output_dir(recipe: Recipe) -> None:
+    """Delete the run that is to be overwritten, and make the folder of the new one. Raises as `check_output_dir`."""
+    check_output_dir(recipe)  # once more, for what has come into the folder meanwhile
+    folder = Path(recipe.output_dir)
+    (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    old = [each for each in folder.iterdir() if each.name not in (RECIPE_FILE, CHECKPOINTS)]  # these mark it as a run
+    for each in sorted([*old, *(folder / CHECKPOINTS).iterdir()], key=lambda each: each.name != METRICS_FILE):
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        else:
+            each.unlink()
+    partial = folder / f".{RECIPE_FILE}.partial"
+    write_recipe_file(replace(recipe, overwrite_output_dir=False), partial)  # what is repeated from it deletes nothing
+    os.replace(partial, folder / RECIPE_FILE)
+
+
+def _check_resumed(recipe: Recipe, folder: Path) -> None:
+    if not (folder / RECIPE_FILE).is_file():
+        raise FileNotFoundError(f"There is no run to resume in {folder}; leave out resume to begin one.")
+    changes = recipe_changes(asdict(Recipe(**read_recipe_file(folder / RECIPE_FILE))), recipe)
+    if changes:
+        listed = "\n  ".join(changes)
+        raise ValueError(
+            f"The run in {folder} has another recipe; resume it with its own, or choose another output_dir:\n  {listed}"
+        )
+
+
+def recipe_changes(before: dict, recipe: Recipe) -> list[str]:
+    """What a result depends on and is not as it was: a line a field.
+
+    Args:
+        before: fields of an earlier recipe, as in `metrics.json`.
+        recipe: the present one.
+    """
+    now = asdict(recipe)
+    return [
+        f"{name}: was {before.get(name, 'not there')!r}, is {now[name]!r}"
+        for name in now
+        if name not in FREE_FIELDS and (name not in before or now[name] != before[name])
+    ]
+
+
+def _matches(file: Path, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(file.name, pattern) for pattern in patterns)
 
 
 def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, keep: int) -> None:

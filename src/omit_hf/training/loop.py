@@ -1,7 +1,6 @@
 """The training loop."""
 
 import json
-import logging
 import os
 import shutil
 import sys
@@ -27,10 +26,11 @@ from omit_hf.training.checkpoints import (
     METRICS_FILE,
     Progress,
     TrainingLog,
+    begin_output_dir,
     best_folder,
+    check_output_dir,
     load_last_checkpoint,
     on_main_process,
-    prepare_output_dir,
     save_checkpoint,
     vocabulary_digest,
     write_atomically,
@@ -44,8 +44,6 @@ from omit_hf.training.optimisation import (
     unfreezing,
 )
 from omit_hf.training.recipe import Recipe
-
-logger = logging.getLogger(__name__)
 
 
 def train(recipe: Recipe) -> dict:
@@ -64,6 +62,8 @@ def train(recipe: Recipe) -> dict:
         ValueError, OSError: for data, a model or an output folder that does not fit the recipe; before any training.
         FloatingPointError: if the loss is no longer a number; the last checkpoint is from before.
     """
+    if recipe.output_dir is None:
+        raise ValueError("output_dir is None; expected a folder for the result.")
     if recipe.tensorboard and not is_tensorboard_available():
         raise ImportError("tensorboard is on, but not installed: pip install 'omit-hf[train]', or --tensorboard false.")
     accelerator = Accelerator(
@@ -86,8 +86,8 @@ def train(recipe: Recipe) -> dict:
 def run(accelerator: Accelerator, recipe: Recipe) -> dict:
     """What `train` does on each process."""
     folder = Path(recipe.output_dir)
-    on_main_process(accelerator, lambda: prepare_output_dir(recipe))
-    if (folder / METRICS_FILE).exists():
+    on_main_process(accelerator, lambda: check_output_dir(recipe))
+    if recipe.resume and (folder / METRICS_FILE).exists():
         accelerator.print(f"The run in {folder} is complete.")
         return json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
 
@@ -129,7 +129,8 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
     vocabulary = vocabulary_digest(processor.tokenizer)
     if recipe.resume:
         progress = load_last_checkpoint(accelerator, folder, vocabulary)
-    else:
+    else:  # only now, when nothing is left that the recipe can be wrong about
+        on_main_process(accelerator, lambda: begin_output_dir(recipe))
         progress = Progress(num_processes=accelerator.num_processes, vocabulary=vocabulary)
     if recipe.tensorboard:
         accelerator.init_trackers("logs")
@@ -270,7 +271,8 @@ def peak_memory(accelerator: Accelerator) -> int:
 def validate(accelerator, recipe, model, processor, split, progress: Progress) -> None:
     """Measure retrieval on the validation split, and save the model if its RSUM is the best yet."""
     raw = accelerator.unwrap_model(model)
-    if accelerator.num_processes > 1:  # batch-norm statistics move on each process by itself
+    # Each forward pass begins with the first process's batch-norm statistics; since the last one they have moved apart.
+    if accelerator.num_processes > 1:
         for buffer in raw.buffers():
             broadcast(buffer)
     metrics, _ = evaluate_split(
@@ -307,7 +309,13 @@ def stopped(recipe: Recipe, progress: Progress) -> bool:
 
 
 def use_cpu_threads(accelerator: Accelerator, threads: int) -> None:
-    """`accelerate launch` leaves one thread to a process; on a CPU each gets its share of the cores instead."""
+    """`accelerate launch` leaves one thread to a process; on a CPU each gets its share of the cores instead.
+
+    Raises:
+        ValueError: for a number of threads below 0.
+    """
+    if threads < 0:
+        raise ValueError(f"cpu_threads is {threads}; expected at least 0.")
     if accelerator.device.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         torch.set_num_threads(threads or max(1, cores // accelerator.num_processes))

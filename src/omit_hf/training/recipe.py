@@ -1,8 +1,8 @@
 """A recipe: everything that an experiment depends on, in one flat file that the command line can override."""
 
 import argparse
-import difflib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -11,7 +11,9 @@ from typing import Literal
 import yaml
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser
+from transformers import AutoConfig, HfArgumentParser
+
+from omit_hf.modeling.configuration_omit import OmitConfig, check_fields
 
 BACKBONES = ("vision_model", "text_model", "vision_config", "text_config")
 
@@ -116,7 +118,7 @@ class Recipe:
 
     # Run
     output_dir: str | None = option(None, "Folder of the result; outputs/<name of the recipe file> by default.")
-    overwrite_output_dir: bool = option(False, "Empty the folder first.")
+    overwrite_output_dir: bool = option(False, "Delete the run that the folder holds, once the new one can begin.")
     resume: bool = option(False, "Go on from the folder's last checkpoint.")
     seed: int = option(0, "Seed of weights, data order and dropout.")
     max_steps: int | None = option(
@@ -139,17 +141,38 @@ class Recipe:
                     raise ValueError(f"{name} is {getattr(self, name)!r}; expected JSON ({error}).") from error
 
     def validate_numbers(self):
+        OmitConfig.validate_matching(self)  # the fields that they share
         at_least_one = "num_epochs batch_size gradient_accumulation_steps checkpoint_steps keep_checkpoints log_steps"
-        for name in (*at_least_one.split(), "eval_batch_size", "eval_memory", "projection_dim", "min_word_count"):
+        for name in (*at_least_one.split(), "eval_batch_size", "eval_memory", "min_word_count"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
-        for name in ("learning_rate", "max_grad_norm", "decay_factor"):
-            if not getattr(self, name) > 0:
+        for name in ("num_workers", "cpu_threads", "all_negatives_epochs", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0.")
+        for name in ("learning_rate", "max_grad_norm"):
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a number greater than 0.")
+        for name in ("weight_decay", "vision_lr_factor", "text_lr_factor"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number not below 0.")
+        if not 0 < self.decay_factor <= 1:
+            raise ValueError(f"decay_factor is {self.decay_factor}; expected a number above 0, up to 1.")
+        if min(self.decay_epochs, default=0) < 0:
+            raise ValueError(f"decay_epochs is {self.decay_epochs}; expected epochs from 0.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}; expected an integer from 0 to 2**32 - 1.")
         if self.batch_size < 2:
             raise ValueError("batch_size is 1; expected at least 2, or there are no negatives.")
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"max_steps is {self.max_steps}; expected at least 1.")
+
+    def validate_output(self):
+        if self.output_dir == "":
+            raise ValueError("output_dir is empty; expected a folder.")
+        if self.resume and self.overwrite_output_dir:
+            raise ValueError(
+                "resume and overwrite_output_dir are both on; expected one: to go on with the run, or to delete it."
+            )
 
     def validate_backbones(self):
         if self.clip_model is not None:
@@ -210,6 +233,22 @@ class Recipe:
         """Whether the images are precomputed regions."""
         return isinstance(self.vision_config, dict) and self.vision_config.get("model_type") == "omit_region"
 
+    def validate_parts(self):  # after validate_backbones (they go by the alphabet), which wants a model_type
+        for name in ("vision_config", "text_config"):
+            if isinstance(getattr(self, name), dict):
+                _check_part(name, getattr(self, name))
+
+
+def _check_part(name: str, config: dict) -> None:
+    """See that a backbone's configuration has no field but those of its kind; transformers takes any."""
+    try:
+        default = AutoConfig.for_model(config["model_type"])
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    # Fields and properties, such as out_features.
+    known = {each for each in dir(default) if each[0] != "_" and not callable(getattr(type(default), each, None))}
+    check_fields(name, config, known)
+
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows the defaults of options, and a script's examples as they are written."""
@@ -244,7 +283,9 @@ def parse_recipe(arguments: Sequence[str] | None = None, description: str | None
         if values["output_dir"] is None:
             values["output_dir"] = str(Path("outputs") / Path(file or "omit").stem)
         return Recipe(**values)
-    except (ValueError, OSError, StrictDataclassError) as error:
+    except StrictDataclassError as error:
+        parser.error(str(error.__cause__))
+    except (ValueError, OSError) as error:
         parser.error(str(error))
 
 
@@ -265,11 +306,8 @@ def read_recipe_file(file: str | Path) -> dict:
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds {type(values).__name__}; expected fields and their values.")
     types = {each.name: each.type for each in fields(Recipe)}
+    check_fields(str(file), values, types)
     for name, value in values.items():
-        if name not in types:
-            close = difflib.get_close_matches(str(name), types, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else "--help lists the fields."
-            raise ValueError(f"{file} has the unknown field {name!r}; {hint}")
         if types[name] is float and isinstance(value, int | str) and not isinstance(value, bool):
             try:
                 values[name] = float(value)  # YAML reads 1 as an integer, and 1e-3 as text

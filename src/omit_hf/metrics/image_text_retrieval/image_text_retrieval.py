@@ -34,8 +34,24 @@ class ImageTextRetrieval(evaluate.Metric):
         )
 
     def _compute(self, predictions, references):
+        lengths = sorted({len(row) for row in predictions})
+        if len(lengths) > 1:
+            raise ValueError(f"predictions have {lengths[0]} to {lengths[-1]} scores; expected one for every caption.")
         similarity = np.asarray(predictions, dtype=np.float32)
         index = np.full(similarity.shape[1], -1)
         for image, captions in enumerate(references):
-            index[captions] = image
+            for caption in captions:
+                if not 0 <= caption < len(index):
+                    raise ValueError(
+                        f"references[{image}] has caption {caption}; expected 0 to {len(index) - 1}, the columns of "
+                        "predictions."
+                    )
+                if index[caption] >= 0:
+                    raise ValueError(
+                        f"Caption {caption} is in references[{index[caption]}] and references[{image}]; expected it in "
+                        "one."
+                    )
+                index[caption] = image
+        if (index < 0).any():
+            raise ValueError(f"Caption {np.argmax(index < 0)} is in none of the references; expected it in one.")
         return retrieval_metrics(similarity, index)

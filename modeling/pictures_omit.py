@@ -1,0 +1,125 @@
+"""Pictures of every form in one: RGB, 8 bits where the form tells its bits, transparency on white, upright."""
+
+import os
+
+import torch
+from PIL import Image, ImageOps
+from transformers.image_utils import load_image
+
+CHANNELS = (1, 3, 4)  # grey, RGB, RGB with alpha
+FORMS = "expected PIL, a path, a URL, or an array or tensor [H, W], [C, H, W] or [H, W, C] with 1, 3 or 4 channels"
+
+
+def as_pictures(images) -> list:
+    """Pictures that an image processor takes, PIL in RGB or tensors [3, H, W].
+
+    Args:
+        images: a picture or a list of pictures, or an array of several, [B, …]. A picture is PIL, a path, a URL,
+            base64, or an array or tensor [H, W], [C, H, W] or [H, W, C] with C = 1 (grey), 3 (RGB) or 4 (RGB and
+            alpha): integers from 0 to 255 (uint16: to 65535), or floats, which keep their scale.
+
+    Raises:
+        ValueError: names the first that is no picture, and why.
+    """
+    if getattr(images, "ndim", 0) == 4:
+        images = list(images)
+    images = list(images) if isinstance(images, list | tuple) else [images]
+    if not images:
+        raise ValueError("images is an empty list; expected at least one picture.")
+    return [_as_picture(image, f"images[{number}]") for number, image in enumerate(images)]
+
+
+def rgb_picture(picture: Image.Image) -> Image.Image:
+    """A PIL image upright and in RGB: transparency on white, 16 bits scaled to 8.
+
+    Raises:
+        ValueError: if it is empty, or its mode does not tell what is white.
+    """
+    if 0 in picture.size:
+        raise ValueError(f"it has {picture.width} x {picture.height} pixels; expected at least 1 x 1.")
+    if picture.getexif().get(0x0112, 1) != 1:  # orientation
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    if picture.mode.startswith("I"):  # I;16 in its byte orders, and I, as which some formats are read
+        return _from_16_bits(picture.convert("I"))
+    if picture.mode == "F":
+        raise ValueError(
+            "it is of PIL's mode F, in which white may be 1, 255 or any other number; expected 8 or 16 bits. Scale it, "
+            "as in Image.fromarray((255 * array).astype('uint8'))."
+        )
+    if picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _from_16_bits(picture: Image.Image) -> Image.Image:
+    darkest, brightest = picture.getextrema()
+    if darkest < 0 or brightest > 65535:
+        raise ValueError(f"it holds integers from {darkest} to {brightest}; expected 16 bits, 0 to 65535.")
+    return picture.point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
+
+
+def _as_picture(image, where: str):
+    try:
+        if isinstance(image, str | os.PathLike):
+            image = _opened(os.fspath(image))
+        if isinstance(image, Image.Image):
+            return rgb_picture(image)
+        if hasattr(image, "shape"):
+            return _rgb_tensor(image)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    raise ValueError(f"{where} is {image!r:.80}, which is no picture; {FORMS}.")
+
+
+def _opened(source: str) -> Image.Image:
+    if source.startswith(("http://", "https://")):
+        return load_image(source)
+    if os.path.isfile(source):
+        with Image.open(source) as picture:
+            picture.load()
+            return picture
+    try:
+        return load_image(source)  # base64
+    except ValueError as error:
+        raise ValueError(f"no file at {source!r:.300}, and it is no URL and no picture in base64.") from error
+
+
+def _rgb_tensor(array) -> torch.Tensor:
+    """[3, H, W] of an array or tensor in any of the layouts."""
+    found = f"an array of shape {tuple(array.shape)} and type {getattr(array, 'dtype', None)}, which is no picture"
+    try:
+        picture = array if isinstance(array, torch.Tensor) else torch.tensor(array)
+    except (TypeError, ValueError, RuntimeError) as error:  # objects and strings
+        raise ValueError(f"{found}; {FORMS}.") from error
+    if picture.ndim == 2:
+        picture = picture[None]
+    elif picture.ndim == 3:
+        first, _, last = picture.shape
+        if first not in (1, 3) and last in CHANNELS:  # where both may be channels, the first are, as in transformers
+            picture = picture.movedim(-1, 0)
+    if picture.ndim != 3 or picture.shape[0] not in CHANNELS or 0 in picture.shape or picture.is_complex():
+        raise ValueError(f"{found}; {FORMS}.")
+    if picture.dtype == torch.bool:
+        picture = picture.to(torch.uint8) * 255
+    elif picture.dtype == torch.uint16:
+        picture = (picture.float() / 257).round().to(torch.uint8)
+    if not picture.isfinite().all():
+        raise ValueError("it holds NaN or infinity; expected numbers.")
+    if not picture.is_floating_point() and not (picture.min() >= 0 and picture.max() <= 255):
+        raise ValueError(
+            f"it holds integers from {picture.min()} to {picture.max()}; expected 0 to 255, or uint16 for 16 bits."
+        )
+    if picture.shape[0] == 4:
+        return _on_white(picture)
+    return picture.expand(3, -1, -1)
+
+
+def _on_white(picture: torch.Tensor) -> torch.Tensor:
+    """RGB of a [4, H, W] picture; floats up to 1 have white at 1, others at 255."""
+    white = 1 if picture.is_floating_point() and picture.max() <= 1 else 255
+    alpha = picture[3:].float() / white
+    mixed = alpha * picture[:3] + (1 - alpha) * white
+    return mixed.to(picture.dtype) if picture.is_floating_point() else mixed.round().to(torch.uint8)
