@@ -108,13 +108,11 @@ def test_explain_with_bad_input(compared, tmp_path, arguments, message):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "name", ["train.py", "evaluate.py", "compare.py", "explain.py", "inspect_data.py", "prepare_emoji.py"]
-)
-def test_help(name):
-    result = example(name, "--help")
+@pytest.mark.parametrize("script", sorted(file.relative_to(EXAMPLES) for file in EXAMPLES.rglob("*.py")), ids=str)
+def test_help(script):
+    result = example(script, "--help")
     assert result.returncode == 0
-    assert f"usage: {name}" in result.stdout
+    assert f"usage: {script.name}" in result.stdout
 
 
 @pytest.fixture
@@ -219,3 +217,16 @@ def test_a_trained_checkpoint_has_no_pickle_in_it(compared):
     top = {file.name for file in folder.iterdir() if file.is_file()}
     assert not {name for name in top if name.endswith((".bin", ".pt", ".pkl", ".pth"))}
     assert OmitModel.from_pretrained(folder).dtype == torch.float32
+
+
+def test_the_benchmark_of_similarity_prints_its_tables(compared):
+    result = example("benchmarks/similarity.py", "--widths", "8", "--repeats", "1", "--threads", "1")
+    assert result.returncode == 0, result.stderr[-2000:]
+    titles = re.findall(r"\*\*(.*?),", result.stdout)
+    assert titles == ["Forward", "Forward and backward", "Forward and backward"]
+    for method in ("OMIT", r"\(a\) plain", r"\(b\) product alone", "OMIT, int8 product", r"\(d\) POT, batched"):
+        assert re.search(rf"^\| {method} \| \d+ \(\d+–\d+\) \| [\d.]+ \|", result.stdout, flags=re.MULTILINE)
+    result = example("benchmarks/similarity.py", "--model", compared[0] / "omit_seed0")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "| float32 |" in result.stdout
+    assert "100.0% |" in result.stdout
