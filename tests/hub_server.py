@@ -69,6 +69,7 @@ class HubServer:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
+        self.cdn = f"http://localhost:{self.server.server_port}/cdn"  # another host, which gets no token
 
     def __enter__(self):
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
@@ -201,8 +202,8 @@ class Handler(BaseHTTPRequestHandler):
         data = yaml.safe_load(match[1]) if match else {}
         licence = data.get("license", "mit")
         if licence not in ("apache-2.0", "mit", "other"):
-            raise_ = json.dumps({"errors": [{"message": f'"license" must be one of …, not {licence}'}], "warnings": []})
-            return 400, {}, raise_.encode()
+            errors = [{"message": f'"license" must be one of those that are known, not {licence}'}]
+            return 400, {}, json.dumps({"errors": errors, "warnings": []}).encode()
         return {"errors": [], "warnings": []}
 
     def create(self, body, query):
@@ -214,7 +215,8 @@ class Handler(BaseHTTPRequestHandler):
         if owner != user:
             raise HubError(403, f'You don\'t have the rights to create a model under the namespace "{owner}"')
         if repo_id in self.hub.repositories:
-            raise HubError(409, "You already created this model repo")
+            error = {"error": "You already created this model repo", "url": f"{self.hub.endpoint}/{repo_id}"}
+            return 409, {}, json.dumps(error).encode()
         self.hub.create(repo_id, private=asked.get("visibility") == "private" or bool(asked.get("private")))
         return {"url": f"{self.hub.endpoint}/{repo_id}", "id": repo_id, "name": repo_id}
 
@@ -306,9 +308,11 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(stored, bytes):
             return self.serve(stored, headers | {"ETag": f'"{git_hash(stored)}"'})
         headers |= {"X-Linked-Etag": f'"{stored[0]}"', "X-Linked-Size": stored[1]}
-        return 302, headers | {"Location": f"{self.hub.endpoint}/cdn/{stored[0]}"}, b""
+        return 302, headers | {"Location": f"{self.hub.cdn}/{stored[0]}"}, b""
 
     def cdn(self, oid, *, body, query):
+        if "Authorization" in self.headers:
+            raise HubError(400, "A token was sent to the CDN")
         return self.serve(self.hub.objects[oid], {"ETag": f'"{oid}"', "Accept-Ranges": "bytes"})
 
     def serve(self, content: bytes, headers: dict):

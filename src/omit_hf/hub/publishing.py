@@ -140,7 +140,7 @@ def publish(
                 f"private is on, and {repo_id} is there and public; make it private in its settings first."
             )
         stale = [] if info is None else _replaced(api, info, publication, overwrite or create_pr)
-        check_card(_card(publication), set(publication.files)).validate()  # by the Hub, before anything is made
+        _ask_about_the_card(publication)  # before anything is made
         if info is None:
             api.create_repo(repo_id, private=private or None)
             report(f"Made {'the private repository ' if private else ''}{repo_id} as {user}.")
@@ -265,8 +265,13 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
-def _card(publication: Publication) -> str:
-    return publication.files[CARD_FILE].decode()
+def _ask_about_the_card(publication: Publication) -> None:
+    try:
+        check_card(publication.files[CARD_FILE].decode(), set(publication.files)).validate()
+    except HfHubHTTPError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"The Hub does not take the card: {error}") from error
 
 
 def _repository(api: HfApi, repo_id: str) -> ModelInfo | None:
