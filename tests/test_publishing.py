@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -206,7 +207,7 @@ def nan_weights(file):
     save_file(weights, file, {"format": "pt"})
 
 
-def replace(old, new):
+def edited(old, new):
     return lambda file: file.write_text(file.read_text().replace(old, new))
 
 
@@ -226,8 +227,8 @@ def replace(old, new):
             "is no finished run: recipe.yaml, README.md are missing",
         ),
         (spoil("metrics.json", lambda file: file.write_text("{")), ValueError, "metrics.json is not what a run writes"),
-        (spoil("metrics.json", replace('"test"', '"tests"')), ValueError, "is not what a run writes: KeyError"),
-        (spoil("recipe.yaml", replace("seed: 0", "seed: 1")), ValueError, "is not the recipe .*\n  seed: was 0, is 1"),
+        (spoil("metrics.json", edited('"test"', '"tests"')), ValueError, "is not what a run writes: KeyError"),
+        (spoil("recipe.yaml", edited("seed: 0", "seed: 1")), ValueError, "is not the recipe .*\n  seed: was 0, is 1"),
         (
             spoil("model.safetensors", lambda file: file.write_bytes(file.read_bytes()[:5000])),
             ValueError,
@@ -236,7 +237,7 @@ def replace(old, new):
         (spoil("model.safetensors", without_weights), ValueError, "1 parameters of the model are not those"),
         (spoil("model.safetensors", nan_weights), ValueError, "NaN or infinite, .*: vision_encoder.projection.weight"),
         (
-            spoil("config.json", replace('"dustbin": "global"', '"dustbin": 3')),
+            spoil("config.json", edited('"dustbin": "global"', '"dustbin": 3')),
             ValueError,
             "configuration in .* not valid",
         ),
@@ -292,9 +293,9 @@ def test_another_model_is_replaced_only_when_asked(client, trained, publication,
     assert len(client.repositories["user/model"].commits) == 2
 
 
-def test_a_pull_request_to_somebody_else(client, run):
+def test_a_pull_request_to_somebody_else(client, publication):
     client.create("other/model", files={"README.md": b"theirs"})
-    publication = prepare(run, "other/model")
+    publication = replace(publication, repo_id="other/model")
     with pytest.raises(FileExistsError, match="other/model is there and holds something else"):
         publish(publication)
     with pytest.raises(PermissionError, match=r"may not write to other/model \(403(.|\n)*Nothing was published"):
@@ -303,7 +304,7 @@ def test_a_pull_request_to_somebody_else(client, run):
     assert commit.pr_num == 1
     assert client.files("other/model").keys() == {".gitattributes", "README.md"}
     with pytest.raises(ValueError, match="there is no other/nothing to open a pull request in"):
-        publish(prepare(run, "other/nothing"), create_pr=True)
+        publish(replace(publication, repo_id="other/nothing"), create_pr=True)
 
 
 def test_the_same_recipe_again_is_an_update(client, run):
