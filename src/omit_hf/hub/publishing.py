@@ -159,7 +159,9 @@ def publish(
                 parent_commit=info.sha,  # so that what somebody commits meanwhile is not overwritten
             )
     except (OSError, ValueError) as error:
-        kind = type(error) if type(error).__module__ == "builtins" else ValueError
+        kind = ValueError if isinstance(error, ValueError) else OSError
+        if type(error).__module__ == "builtins":  # others may want more than a message
+            kind = type(error)
         raise kind(f"{error}\n{_state(api, repo_id, info.sha, create_pr)}") from error
 
 
