@@ -9,7 +9,7 @@ from omit_hf.training import recipe_types
 
 try:
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 except ImportError as error:
     raise ImportError("The plots need matplotlib: pip install 'omit-hf[plot]', or --no_plots.") from error
 
@@ -85,7 +85,6 @@ def curve(found: dict, field: str, metrics: tuple[str, ...] = ("i2t_r1", "t2i_r1
             panel.plot(at, mean, label=method or None, **style)
         if values[0] > 0 and values[-1] / values[0] >= RATIO_FOR_LOGARITHM:
             panel.set_xscale("log")
-            panel.xaxis.set_minor_formatter(NullFormatter())
         panel.set_xticks(values, [f"{value:g}" for value in values])
         panel.tick_params(axis="x", labelsize="small")
         panel.minorticks_off()
@@ -93,7 +92,7 @@ def curve(found: dict, field: str, metrics: tuple[str, ...] = ("i2t_r1", "t2i_r1
         panel.set_ylabel(METRICS.get(metric, metric))
         panel.grid(alpha=0.3)
     if any(lines):
-        panels[-1].legend(frameon=False)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
     return figure
 
 
@@ -110,7 +109,9 @@ def cost(found: dict) -> Figure:
                 row["labels"]["matching"], point, xytext=(7, 4), textcoords="offset points", fontsize="small"
             )
     panel.set_xscale("log")
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.xaxis.set_minor_formatter(NullFormatter())
     panel.margins(x=0.15, y=0.1)
     panel.set_xlabel("scoring, seconds a million pairs")
     panel.set_ylabel("RSUM")

@@ -82,25 +82,27 @@ class Runner:
             executor.shutdown(cancel_futures=True)
             bar.close()
 
-    def launch(self, run: Run, bar) -> Run:
+    def command(self, run: Run, recipe: Path) -> list[str]:
+        """What trains a run, from the beginning or from where it was interrupted."""
+        command = [sys.executable, "-m", "accelerate.commands.launch", str(self.script), str(recipe)]
+        command += ["--output_dir", str(run.folder)]
+        if run.recipe.cpu_threads == 0:
+            command += ["--cpu_threads", str(max(1, usable_cores() // self.jobs))]
+        return [*command, "--resume"] if (run.folder / RECIPE_FILE).exists() else command
+
+    def launch(self, run: Run, bar: tqdm) -> Run:
         """Train once, in a process of its own, and note why it failed if it did."""
         recipe = self.folder / "recipes" / f"{run.name}.yaml"
         log = self.folder / "logs" / f"{run.name}.log"
         for file in (recipe, log):
             file.parent.mkdir(parents=True, exist_ok=True)
         write_recipe_file(run.recipe, recipe)
-        command = [sys.executable, "-m", "accelerate.commands.launch", str(self.script), str(recipe)]
-        command += ["--output_dir", str(run.folder)]
-        if run.recipe.cpu_threads == 0:
-            command += ["--cpu_threads", str(max(1, usable_cores() // self.jobs))]
-        if (run.folder / RECIPE_FILE).exists():
-            command.append("--resume")
         with log.open("a", encoding="utf-8") as output:
             with self.lock:
                 if self.stopped:
                     return run
                 bar.set_postfix_str(run.name)
-                process = Popen(command, stdin=DEVNULL, stdout=output, stderr=STDOUT)
+                process = Popen(self.command(run, recipe), stdin=DEVNULL, stdout=output, stderr=STDOUT)
                 self.processes.add(process)
             status = process.wait()
         with self.lock:
