@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from comparisons import comparison, written
 from tiny import tiny_recipe
 
@@ -9,6 +10,28 @@ from omit_hf.training import Recipe
 
 CONFIGS = Path(__file__).parents[1] / "examples" / "configs"
 METHODS = {"methods": {"matching": ["omit", "mean"]}}
+
+
+@pytest.mark.xfail(raises=ValueError, strict=True, reason="needs all nine heads and caption_noise")
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("compare_*.yaml")), ids=lambda file: file.stem)
+def test_every_comparison_is_one(file, tmp_path):
+    assert is_comparison(file)
+    plan = read_comparison(file, tmp_path)
+    assert len({plan.trials(group) for group in plan.groups(plan.grids)}) == 1
+
+
+def test_the_grids_of_scenes(tmp_path):
+    """With the methods that there are."""
+    content = yaml.safe_load((CONFIGS / "compare_scenes.yaml").read_text())
+    content["recipe"] = str(CONFIGS / content["recipe"])
+    content["grids"]["methods"]["matching"] = ["omit", "ot", "mean"]
+    content["grids"].pop("noise", None)
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    plan = read_comparison(tmp_path / "a.yaml", tmp_path)
+    rows = {grid.name: len(plan.rows(grid)) for grid in plan.grids}
+    assert rows == {"methods": 3, "regularization": 14, "dustbin_marginals": 3 * 4 + 4}
+    runs = {run.name for grid in plan.grids for run in plan.runs(grid)}
+    assert len(runs) == 3 * (3 + 14 - 2 + 16 - 2)  # omit and ot as the recipe has them are in each
 
 
 def test_the_recipe_is_found_from_the_file(tmp_path, monkeypatch):
