@@ -23,13 +23,15 @@ class Spread:
 
 
 def spread(values: list[float]) -> Spread:
-    """
-    Example:
-        >>> spread([1.0, 2.0, 3.0])
-        Spread(mean=2.0, deviation=1.0, interval=(-0.4841377117, 4.4841377117), values=[1.0, 2.0, 3.0])
+    """Mean, deviation and interval of values.
 
     Raises:
         ValueError: if there is no value.
+
+    Example:
+        >>> found = spread([1.0, 2.0, 3.0])
+        >>> found.mean, found.deviation, [round(bound, 2) for bound in found.interval]
+        (2.0, 1.0, [-0.48, 4.48])
     """
     if not values:
         raise ValueError("values is empty; expected at least one.")
@@ -37,7 +39,7 @@ def spread(values: list[float]) -> Spread:
     deviation = statistics.stdev(values) if len(values) > 1 else None
     if len(values) > 2:
         half = student_quantile(0.975, len(values) - 1) * deviation / math.sqrt(len(values))
-        interval = (round(mean - half, 10), round(mean + half, 10))
+        interval = (mean - half, mean + half)
     return Spread(mean, deviation, interval, list(values))
 
 
