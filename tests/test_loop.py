@@ -19,7 +19,7 @@ from tiny import tiny_recipe
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.data import ImageTextInputs, load_image_text
 from omit_hf.evaluation import evaluate_split
-from omit_hf.training import Recipe, read_recipe_file, train, write_recipe_file
+from omit_hf.training import Recipe, loop, read_recipe_file, train, write_recipe_file
 from omit_hf.training.building import build_model
 from omit_hf.training.checkpoints import begin_output_dir
 
@@ -95,6 +95,27 @@ def test_what_a_run_leaves(trained):
     assert [line["step"] for line in log_of(folder)] == list(range(1, 17))
     assert [line["epoch"] for line in log_of(folder)] == [step // 4 for step in range(16)]
     assert log_of(folder)[-1]["loss"] < log_of(folder)[0]["loss"]
+
+
+def test_scoring_is_timed(trained):
+    _, metrics = trained
+    assert metrics["scored_pairs"] == 6 * 30
+    assert 0 < metrics["scoring_seconds"] <= metrics["test_seconds"] + 0.05
+
+
+def test_without_a_test(tmp_path, monkeypatch):
+    """The test split is not even looked at, and there is no card of what was not tested."""
+    seen = []
+    monkeypatch.setattr(
+        loop, "evaluate_split", lambda *args, **options: seen.append(len(args[2])) or evaluate_split(*args, **options)
+    )
+    metrics = run(tmp_path, num_epochs=1, test=False)
+    assert seen == [4]  # validation alone, whose size it is
+    assert metrics["test"] is metrics["scoring_seconds"] is metrics["scored_pairs"] is None
+    assert metrics["validation"]["rsum"] > 0
+    assert "metrics.json" in names(tmp_path)
+    assert "README.md" not in names(tmp_path)
+    assert OmitModel.from_pretrained(tmp_path)
 
 
 def test_the_best_epoch_is_kept(trained):

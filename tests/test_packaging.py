@@ -18,7 +18,7 @@ ALLOWED = {"torch", "transformers", "huggingface_hub", "PIL", *sys.stdlib_module
 CODE = """
 import json, sys
 import omit_hf, omit_hf.data, omit_hf.evaluation, omit_hf.hub, omit_hf.metrics, omit_hf.modeling.modeling_omit
-import omit_hf.training, omit_hf.visualization
+import omit_hf.comparison, omit_hf.training, omit_hf.visualization
 from transformers import AutoModel
 model = AutoModel.from_config(omit_hf.OmitConfig(projection_dim=8, text_config={"model_type": "omit_bigru"}))
 print(json.dumps([omit_hf.__file__, omit_hf.modeling.modeling_omit.__file__, type(model).__name__]))

@@ -8,7 +8,8 @@ from tiny import tiny_recipe
 
 from omit_hf.training import Recipe, parse_recipe, read_recipe_file, write_recipe_file
 
-CONFIGS = sorted((Path(__file__).parents[1] / "examples" / "configs").glob("*.yaml"))
+FILES = sorted((Path(__file__).parents[1] / "examples" / "configs").glob("*.yaml"))
+CONFIGS = [file for file in FILES if not file.stem.startswith("compare_")]  # which hold grids of recipes
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tiny import TEXT, tiny_config, tiny_recipe
 
 from omit_hf import OmitModel
 from omit_hf.data import ImageTextInputs
-from omit_hf.evaluation import evaluate_split
+from omit_hf.evaluation import evaluate_split, scoring
 from omit_hf.training import Recipe, write_recipe_file
 
 EVALUATE = Path(__file__).parents[1] / "examples" / "evaluate.py"
@@ -35,6 +35,24 @@ def test_batches_and_tiles_do_not_change_the_scores(scenes, scenes_model, proces
     whole = similarity(40, 2**30)
     for batch_size, memory_budget in ((7, 2**16), (1, 1)):
         np.testing.assert_allclose(similarity(batch_size, memory_budget), whole, atol=2e-5)
+
+
+def test_encoding_and_scoring_are_timed_apart(scenes, scenes_model, processor, monkeypatch):
+    clock = [0.0]
+
+    def lasting(seconds, function):
+        def timed(*args, **options):
+            clock[0] += seconds
+            return function(*args, **options)
+
+        return timed
+
+    monkeypatch.setattr(scoring.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(scoring, "encode_split", lasting(5, scoring.encode_split))
+    monkeypatch.setattr(scoring, "score_split", lasting(3, scoring.score_split))
+    seconds = {}
+    evaluate_split(scenes_model, processor, scenes["test"], progress=False, seconds=seconds)
+    assert seconds == {"encoding": 5, "scoring": 3}
 
 
 def test_the_model_comes_back_in_its_mode(scenes, scenes_model, processor):

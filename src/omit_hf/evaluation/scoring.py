@@ -1,5 +1,6 @@
 """Encode a split once, score all of its pairs in tiles, and measure retrieval."""
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,14 @@ class EncodedSplit:
 
 
 def evaluate_split(
-    model, processor, split: Dataset, *, batch_size: int = 128, memory_budget: int = 2**26, progress: bool = True
+    model,
+    processor,
+    split: Dataset,
+    *,
+    batch_size: int = 128,
+    memory_budget: int = 2**26,
+    progress: bool = True,
+    seconds: dict[str, float] | None = None,
 ) -> tuple[dict[str, float], np.ndarray]:
     """Retrieval metrics of a model on a split.
 
@@ -45,6 +53,7 @@ def evaluate_split(
         batch_size: images or captions encoded at once.
         memory_budget: bytes for the intermediate results of scoring a tile of pairs.
         progress: show progress bars (on the main process).
+        seconds: takes the time that `encoding` and `scoring` took, under these names.
 
     Returns:
         Metrics, as `retrieval_metrics` and `mean_average_precision` name them, and the similarity, float32 [N_i, N_t].
@@ -62,8 +71,14 @@ def evaluate_split(
     model.eval()
     try:
         with torch.inference_mode():
+            started = time.perf_counter()
             encoded = encode_split(model, inputs, batch_size, progress)
+            if model.device.type == "cuda":
+                torch.cuda.synchronize()  # so that no encoding is left to be done while scores are timed
+            between = time.perf_counter()
             similarity = score_split(model, encoded, memory_budget, progress)
+            if seconds is not None:
+                seconds |= {"encoding": between - started, "scoring": time.perf_counter() - between}
     finally:
         model.train(was_training)
     metrics = retrieval_metrics(similarity, inputs.caption_image_index)

@@ -1,13 +1,16 @@
 """From a recipe to a trained model."""
 
 from omit_hf.training.checkpoints import recipe_changes
-from omit_hf.training.loop import train, use_cpu_threads
+from omit_hf.training.loop import train, usable_cores, use_cpu_threads
 from omit_hf.training.recipe import (
     HelpFormatter,
     Recipe,
     json_object,
     parse_recipe,
+    read_mapping,
     read_recipe_file,
+    recipe_types,
+    recipe_value,
     write_recipe_file,
 )
 
@@ -16,9 +19,13 @@ __all__ = [
     "Recipe",
     "json_object",
     "parse_recipe",
+    "read_mapping",
     "read_recipe_file",
     "recipe_changes",
+    "recipe_types",
+    "recipe_value",
     "train",
+    "usable_cores",
     "use_cpu_threads",
     "write_recipe_file",
 ]

@@ -130,6 +130,7 @@ class Recipe:
     )
     checkpoint_steps: int = option(500, "Steps between checkpoints; the end of an epoch makes one as well.")
     keep_checkpoints: int = option(2, "How many of the last checkpoints to keep.")
+    test: bool = option(True, "Test the best model at the end; off where settings are chosen, on validation alone.")
     log_steps: int = option(10, "Steps between writes to the logs; every step is in them.")
     tensorboard: bool = option(True, "Log to TensorBoard, in <output_dir>/logs.")
     eval_batch_size: int = option(128, "Images or captions encoded at once in evaluation.")
@@ -271,7 +272,7 @@ def json_object(text: str) -> dict:
 
 def parse_recipe(arguments: Sequence[str] | None = None, description: str | None = None) -> Recipe:
     """The recipe of a command line: `[RECIPE.yaml] [--field value …]`. Exits with status 2 on what is wrong with it."""
-    types = {each.name: each.type for each in fields(Recipe)}
+    types = recipe_types()
     parser = HfArgumentParser(Recipe, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
     for each in fields(Recipe):  # the parser strips Optional from them, which validation needs
         each.type = types[each.name]
@@ -300,6 +301,18 @@ def read_recipe_file(file: str | Path) -> dict:
         FileNotFoundError: if it is not there.
         ValueError: if it is no YAML mapping, or names a field that a recipe does not have.
     """
+    values = read_mapping(file)
+    check_fields(str(file), values, recipe_types())
+    return {name: recipe_value(str(file), name, value) for name, value in values.items()}
+
+
+def read_mapping(file: str | Path) -> dict:
+    """What a YAML file maps.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is no YAML mapping.
+    """
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"No recipe at {file}; examples/configs has some.")
@@ -309,15 +322,27 @@ def read_recipe_file(file: str | Path) -> dict:
         raise ValueError(f"{file} is no YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds {type(values).__name__}; expected fields and their values.")
-    types = {each.name: each.type for each in fields(Recipe)}
-    check_fields(str(file), values, types)
-    for name, value in values.items():
-        if types[name] is float and isinstance(value, int | str) and not isinstance(value, bool):
-            try:
-                values[name] = float(value)  # YAML reads 1 as an integer, and 1e-3 as text
-            except ValueError as error:
-                raise ValueError(f"{file}: {name} is {value!r}; expected a number.") from error
     return values
+
+
+def recipe_types() -> dict:
+    """The fields of a recipe and their types."""
+    return {each.name: each.type for each in fields(Recipe)}
+
+
+def recipe_value(where: str, name: str, value):
+    """The value of a field as YAML reads it, with numbers for fields that are: YAML reads 1 as an integer, and 1e-3 as
+    text.
+
+    Raises:
+        ValueError: if it is no number where one is expected; begins with `where`.
+    """
+    if recipe_types()[name] is float and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError as error:
+            raise ValueError(f"{where}: {name} is {value!r}; expected a number.") from error
+    return value
 
 
 def write_recipe_file(recipe: Recipe, file: str | Path) -> None:
