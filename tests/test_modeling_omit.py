@@ -372,18 +372,6 @@ def test_a_tokenizer_that_does_not_fit(backbones, tmp_path):
         OmitModel.from_vision_text_pretrained(backbones[0]["vit"], tmp_path / "bert")
 
 
-def test_zero_shot_pipeline(scenes_model, processor, tmp_path):
-    scenes_model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    classify = pipeline("zero-shot-image-classification", model=str(tmp_path))
-    picture, labels = Image.new("RGB", (96, 96), "red"), ["a red circle", "a small blue star", "a ring"]
-    answer = classify(picture, candidate_labels=labels, hypothesis_template="{}")
-    with torch.inference_mode():
-        expected = scenes_model(**processor(images=picture, text=labels)).logits_per_image[0].softmax(-1)
-    scores = {each["label"]: each["score"] for each in answer}
-    assert [scores[label] for label in labels] == pytest.approx(expected.tolist(), rel=1e-4)
-
-
 def test_loading_leaves_the_training_code_alone(scenes_model, processor, tmp_path):
     """A process that only loads a model imports neither the training loop nor matplotlib."""
     scenes_model.save_pretrained(tmp_path)

@@ -1,6 +1,7 @@
-"""Auto classes, and the cards of published models."""
+"""Auto classes, pipelines, and the cards of published models."""
 
 from omit_hf.hub.card import model_card
 from omit_hf.hub.environment import environment
+from omit_hf.hub.pipeline import ImageTextMatchingPipeline
 
-__all__ = ["environment", "model_card"]
+__all__ = ["ImageTextMatchingPipeline", "environment", "model_card"]
