@@ -83,7 +83,15 @@ class WordAlignment:
 
 @torch.inference_mode()
 def word_alignment(
-    model, processor, picture=None, sentence: str = "", *, regions=None, boxes=None, matching: str | None = None
+    model,
+    processor,
+    picture: Image.Image | None = None,
+    sentence: str = "",
+    *,
+    regions=None,
+    boxes=None,
+    size: tuple[int, int] | None = None,
+    matching: str | None = None,
 ) -> WordAlignment:
     """Align the words of a sentence with the fragments of a picture.
 
@@ -94,6 +102,8 @@ def word_alignment(
         sentence: a caption.
         regions: precomputed features of regions, [K, width], for a model that takes them.
         boxes: of the regions, x0, y0, x1, y1 in pixels, [K, 4].
+        size: width and height of the picture that the boxes lie in; by default that of the picture, or where there is
+            none the outermost corners.
         matching: align the same features by another head, one without parameters; see `OmitConfig.matching`.
 
     Raises:
@@ -126,7 +136,7 @@ def word_alignment(
     if not words:
         raise ValueError(f"The sentence {sentence!r} has no word that the model matches; expected at least one.")
     if takes_regions:
-        frame = _region_frame(picture, boxes, len(columns))
+        frame = _region_frame(picture, boxes, size, len(columns))
     else:
         states, size = image.last_hidden_state, tuple(pixels["pixel_values"].shape[-2:])
         grid = tuple(states.shape[-2:]) if getattr(states, "ndim", 0) == 4 else square_grid(len(columns), size)
@@ -256,7 +266,7 @@ def _merged(columns: np.ndarray, words: list[Word]) -> np.ndarray:
     return np.stack([columns[:, word.tokens].sum(axis=1) for word in words], axis=1)
 
 
-def _region_frame(picture: Image.Image | None, boxes, regions: int) -> dict:
+def _region_frame(picture: Image.Image | None, boxes, size: tuple[int, int] | None, regions: int) -> dict:
     """Boxes of regions, and the size of the picture that they lie in."""
     if boxes is not None:
         boxes = np.asarray(boxes, dtype=np.float64)
@@ -264,12 +274,16 @@ def _region_frame(picture: Image.Image | None, boxes, regions: int) -> dict:
             raise ValueError(f"boxes has shape {boxes.shape}; expected {(regions, 4)}, x0, y0, x1, y1 of each region.")
         if not np.isfinite(boxes).all() or (boxes[:, :2] > boxes[:, 2:]).any():
             raise ValueError("boxes has one that is not finite or ends before it begins; expected x0, y0, x1, y1.")
+    if picture is not None and size is not None and tuple(size) != picture.size:
+        raise ValueError(
+            f"The regions lie in a picture of {size[0]} x {size[1]} pixels, and the one given has {picture.width} x "
+            f"{picture.height}; expected the picture that they were found in, at its size."
+        )
     if picture is not None:
-        width, height = picture.size
-    elif boxes is not None:
-        width, height = (max(1, int(np.ceil(each))) for each in boxes[:, 2:].max(axis=0))
-    else:
-        width, height = 1, 1
+        size = picture.size
+    elif size is None and boxes is not None:
+        size = [max(1, int(np.ceil(each))) for each in boxes[:, 2:].max(axis=0)]
+    width, height = (1, 1) if size is None else size
     return {"boxes": boxes, "width": width, "height": height}
 
 
