@@ -10,9 +10,9 @@ from transformers import Pipeline
 from transformers.image_utils import load_image
 
 from omit_hf.modeling.configuration_omit import MAX_LOGIT_SCALE, check_fields
-from omit_hf.modeling.matching_omit import OmitFeatures
+from omit_hf.modeling.features_omit import OmitFeatures
 from omit_hf.modeling.pictures_omit import as_pictures
-from omit_hf.word_alignments import word_alignment
+from omit_hf.word_alignments import WordAlignment, word_alignment
 
 TASK = "image-text-matching"
 FUNCTIONS = ("none", "softmax")
@@ -73,19 +73,19 @@ class ImageTextMatchingPipeline(Pipeline):
                 is PIL, a path, a URL or base64.
             text: a sentence or a list of sentences.
             timeout: seconds to wait for a picture of a URL; by default as long as it takes.
-            function_to_apply: `none` for the similarity, a cosine-like number that compares sentences of one picture as
-                well as pictures of one sentence; `softmax` for shares of 1 among the sentences of each picture.
+            function_to_apply: `none` for the similarity, which compares sentences of one picture and pictures of one
+                sentence alike; `softmax` for shares of 1 among the sentences of each picture.
             return_alignment: tell as well where the words were found: `alignment`, a dict that JSON can hold, as
                 `omit_hf.word_alignments.WordAlignment.to_dict` makes it. Each pair is encoded once more for it.
-            return_picture: draw it as well: `picture`, PIL, as `omit_hf.visualization.explain` draws it; needs the
+            return_picture: draw it as well: `picture`, PIL, as `omit_hf.visualization.draw_words` does; needs the
                 extra `plot`.
             batch_size: pictures that are encoded at once, 1 by default. The processor must make them one size.
             num_workers: processes that load pictures of a data set.
 
         Returns:
             For a picture a list with a dict a sentence, in the order of the sentences: `text`, `score` and what was
-            asked for. For a list of pictures a list of such lists; for any other iterable an iterator over them, which
-            reads on as it is read.
+            asked for. For a list or tuple of pictures a list of such lists; for any other iterable an iterator over
+            them, which reads the pictures as it goes.
 
         Raises:
             ValueError: if there are no sentences, something is no picture or no sentence, or an argument is unknown; if
@@ -144,11 +144,12 @@ class ImageTextMatchingPipeline(Pipeline):
         results = []
         for sentence, score in zip(text, scores.tolist(), strict=True):
             result = {"text": sentence, "score": score}
-            pair = self.model, self.processor, outputs["picture"], sentence
+            if return_alignment or return_picture:
+                alignment = word_alignment(self.model, self.processor, outputs["picture"], sentence)
             if return_alignment:
-                result["alignment"] = word_alignment(*pair).to_dict()
+                result["alignment"] = alignment.to_dict()
             if return_picture:
-                result["picture"] = _drawn(*pair)
+                result["picture"] = _drawn(alignment, outputs["picture"])
             results.append(result)
         return results
 
@@ -167,9 +168,9 @@ def _is_one(images) -> bool:
     return isinstance(images, str | bytes | Mapping) or hasattr(images, "shape")
 
 
-def _drawn(model, processor, picture: Image.Image, sentence: str) -> Image.Image:
-    from omit_hf.visualization import explain
+def _drawn(alignment: WordAlignment, picture: Image.Image) -> Image.Image:
+    from omit_hf.visualization import draw_words  # which needs an extra
 
     buffer = io.BytesIO()
-    explain(model, processor, picture, sentence).savefig(buffer, format="png", dpi=150)
+    draw_words(alignment, picture).savefig(buffer, format="png", dpi=150)
     return Image.open(buffer)
