@@ -32,7 +32,7 @@ class ImageTextMatchingPipeline(Pipeline):
 
         match = pipeline("image-text-matching", model="outputs/scenes")
         match("picture.png", text=["a small red star", "two blue circles"])
-        # [{"text": "a small red star", "score": 0.52}, {"text": "two blue circles", "score": 0.31}]
+        # [{"text": "a small red star", "score": …}, {"text": "two blue circles", "score": …}]
         ```
     """
 
