@@ -14,7 +14,7 @@ import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
-from tiny import tiny_recipe
+from tiny import CODE, tiny_recipe
 
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.data import ImageTextInputs, load_image_text
@@ -87,7 +87,7 @@ def test_what_a_run_leaves(trained):
     folder, metrics = trained
     left = {"README.md", "config.json", "metrics.json", "model.safetensors", "processor_config.json", "recipe.yaml"}
     left |= {"tokenizer.json", "tokenizer_config.json", "train_log.jsonl", "checkpoints", "logs"}
-    assert set(names(folder)) == left
+    assert set(names(folder)) == left | CODE
     assert names(folder / "checkpoints") == ["step-00000015", "step-00000016"]  # rotated, and no best beside them
     assert list((folder / "logs").rglob("events.out.tfevents.*"))
     assert metrics == json.loads((folder / "metrics.json").read_text())

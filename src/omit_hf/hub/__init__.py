@@ -1,6 +1,7 @@
-"""Auto classes, publishing, and the cards of published models."""
+"""Auto classes, pipelines, publishing, and the cards of published models."""
 
 from omit_hf.hub.card import model_card, recipe_card
 from omit_hf.hub.environment import environment
+from omit_hf.hub.pipeline import ImageTextMatchingPipeline
 
-__all__ = ["environment", "model_card", "recipe_card"]
+__all__ = ["ImageTextMatchingPipeline", "environment", "model_card", "recipe_card"]
