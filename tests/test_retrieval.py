@@ -117,7 +117,7 @@ def test_half_precision_tensors():
     [
         (np.zeros(3), [0, 0, 0], r"similarity has shape \(3,\); expected \[images, captions\]"),
         (np.zeros((0, 3)), [0, 0, 0], r"similarity has shape \(0, 3\)"),
-        ([[0.0, float("nan")]], [0, 0], "similarity is NaN at image 0, caption 1"),
+        ([[0.0, float("nan")]], [0, 0], "similarity is NaN at row 0, column 1"),
         (np.zeros((2, 3)), [0, 1], r"caption_image_index has shape \(2,\).*expected 3 integers"),
         (np.zeros((2, 3)), [0.0, 1.0, 1.0], "type float64; expected 3 integers"),
         (np.zeros((2, 3)), [0, 1, 2], r"caption_image_index\[2\] is 2; expected an image from 0 to 1"),
@@ -138,9 +138,17 @@ def test_bad_relevance():
 
 def test_table():
     metrics = retrieval_metrics(np.eye(12), np.arange(12))
-    assert "| image → text | 100.0 | 100.0 | 100.0 | 1 | 1.0 | – |" in metrics_table(metrics)
-    assert metrics_table(metrics).endswith("RSUM 600.0")
-    assert "| 12.3 |" in metrics_table({**metrics, "i2t_map": 12.34, "t2i_map": 5})
+    assert metrics_table(metrics).splitlines() == [
+        "| direction | R@1 | R@5 | R@10 | median rank | mean rank |",
+        "|---|---|---|---|---|---|",
+        "| image → text | 100.0 | 100.0 | 100.0 | 1 | 1.0 |",
+        "| text → image | 100.0 | 100.0 | 100.0 | 1 | 1.0 |",
+        "",
+        "RSUM 600.0",
+    ]
+    lines = metrics_table({"t2t_r1": 50.0, "i2t_map": 12.34, "i2t_map_at_r": 5}).splitlines()
+    assert lines[0] == "| direction | R@1 | mAP | mAP@R |"
+    assert lines[2:] == ["| image → text | – | 12.3 | 5.0 |", "| text → text | 50.0 | – | – |"]
 
 
 def test_evaluate_module():

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from omit_hf.evaluation.retrieval import metrics_table
 
@@ -43,6 +43,55 @@ HEADS = {
 LOSS_FIELDS = {"triplet": ("margin", "all_negatives_epochs"), "infonce": ("logit_scale_init_value",)}
 
 
+def eval_results(
+    metrics: dict[str, float], dataset_type: str, dataset_name: str, split: str = "test"
+) -> list[EvalResult]:
+    """Entries of a card's model-index, one a metric.
+
+    Args:
+        metrics: names → values.
+        dataset_type: a short name without spaces, by which the entries of one data set or protocol belong together.
+        dataset_name: the same for people.
+        split: of the data.
+    """
+    return [
+        EvalResult(
+            task_type="image-text-retrieval",
+            dataset_type=dataset_type,
+            dataset_name=dataset_name,
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=metric,
+            metric_value=round(value, 2),
+        )
+        for metric, value in metrics.items()
+    ]
+
+
+def with_results(card: str, name: str, results: list[EvalResult]) -> str:
+    """A model card with some results in its model-index, instead of those that it has of the same data and metrics.
+
+    Args:
+        card: content of a README.md.
+        name: of the model, where the card has no results yet that name it.
+        results: from `eval_results`.
+
+    Raises:
+        ValueError: if the card has no metadata, or some that are not the Hub's.
+    """
+    if not card.startswith("---"):
+        raise ValueError("The model card does not begin with metadata between two lines of ---; expected a model's.")
+    card = ModelCard(card)
+    new = {_identity(result) for result in results}
+    card.data.eval_results = [r for r in card.data.eval_results or [] if _identity(r) not in new] + results
+    card.data.model_name = card.data.model_name or name
+    return str(card)
+
+
+def _identity(result: EvalResult) -> tuple:
+    return (*result.unique_identifier, result.metric_type)
+
+
 def model_card(metrics: dict) -> str:
     """The README.md of a trained model.
 
@@ -66,21 +115,13 @@ def model_card(metrics: dict) -> str:
         + ["optimal-transport"] * (recipe["matching"] in ("omit", "ot")),
         base_model=[model for model in base_models if not Path(model).exists()] or None,
         model_name=name,
-        eval_results=[
-            EvalResult(
-                task_type="image-text-retrieval",
-                dataset_type=Path(recipe["data"]).stem,
-                dataset_name=dataset,
-                dataset_split="test",
-                metric_type=metric,
-                metric_name=metric,
-                metric_value=round(value, 2),
-            )
-            for metric, value in test.items()
-        ],
+        eval_results=eval_results(test, Path(recipe["data"]).stem, dataset),
     )
     split = metrics["splits"]
     licence = "" if data.license else " No licence is given here: see those of the data and of the backbones."
+    noise = (
+        f" {recipe['caption_noise']:.0%} of the captions were given to other images." if recipe["caption_noise"] else ""
+    )
     return f"""---
 {data.to_yaml()}
 ---
@@ -112,7 +153,7 @@ Test split, {split["test"]["images"]} images and {split["test"]["captions"]} cap
 ## Training
 
 Data: {dataset}, {split["train"]["images"]} images and {split["train"]["captions"]} captions. Matching \
-`{recipe["matching"]}`, loss `{recipe["loss"]}` ({settings}), seed {recipe["seed"]}. \
+`{recipe["matching"]}`, loss `{recipe["loss"]}` ({settings}), seed {recipe["seed"]}.{noise} \
 {metrics["trained_parameters"]:,} of {metrics["parameters"]:,} \
 parameters trained in {metrics["steps"]} steps and {metrics["training_seconds"]:.0f} s, at \
 {metrics["pairs_per_second"]:.0f} pairs/s and with at most {metrics["peak_memory"] / 2**30:.1f} GiB of memory. All of \
