@@ -66,10 +66,8 @@ def mean_average_precision(similarity, relevant) -> dict[str, float]:
         ValueError: as `retrieval_metrics`, or if `relevant` has another shape or is false everywhere.
     """
     similarity, relevant = checked_relevance(similarity, relevant)
-    return {
-        "i2t_map": 100 * float(np.mean(_average_precisions(similarity, relevant))),
-        "t2i_map": 100 * float(np.mean(_average_precisions(similarity.T, relevant.T))),
-    }
+    ways = {"i2t_map": (similarity, relevant), "t2i_map": (similarity.T, relevant.T)}
+    return {name: 100 * _mean([_mean(found / ranks) for found, ranks in _found(*way)]) for name, way in ways.items()}
 
 
 def precision_at_r(similarity, relevant) -> dict[str, float]:
@@ -102,17 +100,11 @@ def precision_at_r(similarity, relevant) -> dict[str, float]:
 def rows_precision_at_r(direction: str, similarity: np.ndarray, relevant: np.ndarray) -> dict[str, float]:
     """mAP@R and R-precision of one direction, with the rows as queries; see `precision_at_r`."""
     average, precision = [], []
-    for hits in _ranked(similarity, relevant):
-        for row, count in zip(hits, hits.sum(axis=1), strict=True):
-            if count:
-                places = np.flatnonzero(row[:count])
-                # Exact sums, which depend on no order of additions.
-                average.append(math.fsum(np.arange(1, len(places) + 1) / (places + 1)) / count)
-                precision.append(len(places) / count)
-    return {
-        f"{direction}_map_at_r": 100 * math.fsum(average) / len(average),
-        f"{direction}_r_precision": 100 * math.fsum(precision) / len(precision),
-    }
+    for found, ranks in _found(similarity, relevant):
+        within = ranks <= len(ranks)
+        average.append(_mean(within * found / ranks))
+        precision.append(float(np.mean(within)))
+    return {f"{direction}_map_at_r": 100 * _mean(average), f"{direction}_r_precision": 100 * _mean(precision)}
 
 
 def best_ranks(similarity: np.ndarray, rows, columns, itself: bool = False) -> np.ndarray:
@@ -154,20 +146,22 @@ def metrics_table(metrics: dict[str, float]) -> str:
     return "\n".join(lines + (["", f"RSUM {metrics['rsum']:.1f}"] if "rsum" in metrics else []))
 
 
-def _average_precisions(similarity, relevant) -> np.ndarray:
-    found = []
-    for hits in _ranked(similarity, relevant):
-        precision = hits.cumsum(axis=1) / np.arange(1, hits.shape[1] + 1)
-        count = hits.sum(axis=1)
-        found.append((precision * hits).sum(axis=1)[count > 0] / count[count > 0])
-    return np.concatenate(found)
+def _found(similarity, relevant) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each row with relevant candidates: 1, 2 … and the ranks from 1 at which so many of them are found.
+
+    Among ties the irrelevant come first.
+    """
+    for scores, true in zip(similarity, relevant, strict=True):
+        positive = np.sort(scores[true])[::-1]
+        if len(positive):
+            negative = np.sort(scores[~true])
+            found = np.arange(1, len(positive) + 1)
+            yield found, found + len(negative) - np.searchsorted(negative, positive)
 
 
-def _ranked(similarity, relevant) -> Iterator[np.ndarray]:
-    """Whether each row's best candidate is relevant, its second best …, for some rows at a time."""
-    for rows in _chunks(similarity):
-        order = np.lexsort((relevant[rows], -similarity[rows]), axis=-1)  # among ties, the irrelevant first
-        yield np.take_along_axis(relevant[rows], order, axis=-1)
+def _mean(values) -> float:
+    """The mean of an exact sum, which does not depend on the order."""
+    return math.fsum(values) / len(values)
 
 
 def _chunks(similarity):

@@ -17,7 +17,8 @@ GroundTruth = dict[str, dict[int, list[int]]]
 def eccv(similarity, truth: GroundTruth, numbers: CocoNumbers) -> ProtocolResult:
     """mAP@R, R-precision and R@1 of the 1 261 images and 1 332 captions whose true pairs ECCV Caption knows.
 
-    The candidates are all 25 000 captions and 5 000 images.
+    The candidates are all 25 000 captions and 5 000 images. Two of the true captions are none of these, since they are
+    the sixth of their images; as in the package, they count in R and are never found.
 
     Args:
         similarity: [N_i, N_t].
@@ -39,6 +40,9 @@ def eccv(similarity, truth: GroundTruth, numbers: CocoNumbers) -> ProtocolResult
     metrics = {}
     for way, scores, queries, candidates in (("i2t", similarity, row, column), ("t2i", similarity.T, column, row)):
         scores = scores[[queries[query] for query in truth[way]]]
+        absent = sorted({each for true in truth[way].values() for each in true} - candidates.keys())
+        candidates = candidates | {each: len(candidates) + place for place, each in enumerate(absent)}
+        scores = np.pad(scores, ((0, 0), (0, len(absent))), constant_values=-np.inf)
         relevant = np.zeros(scores.shape, dtype=bool)
         for place, true in enumerate(truth[way].values()):
             relevant[place, [candidates[each] for each in true]] = True

@@ -97,9 +97,6 @@ def coco_captions(caption_image_index) -> np.ndarray:
 
 def _columns(similarity, caption_image_index, columns) -> tuple[np.ndarray, np.ndarray]:
     similarity, index = checked_matrix(similarity), np.asarray(caption_image_index)
-    if similarity.shape[1] != len(index):
-        raise ValueError(
-            f"similarity has shape {similarity.shape} and caption_image_index {index.shape}; expected a column a "
-            "caption."
-        )
+    if similarity.shape != (COCO_IMAGES, len(index)):
+        raise ValueError(f"similarity has shape {similarity.shape}; expected {(COCO_IMAGES, len(index))}.")
     return (similarity, index) if len(columns) == len(index) else (similarity[:, columns], index[columns])
