@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import ModelCard
 from tiny import REGIONS, tiny_recipe
 
-from omit_hf.hub import environment, model_card
+from omit_hf.hub import environment, eval_results, model_card, with_results
 from omit_hf.training import Recipe
 
 METRICS = {
@@ -59,6 +59,29 @@ def test_a_card_tells_of_its_own_head_and_loss(matching, loss):
     assert ("dustbin global" in text) == (matching == "omit")
     assert ("regularization" in text) == ("optimal-transport" in published.data.tags) == (matching != "mean")
     assert ("margin 0.05" in text) == (loss == "triplet")
+
+
+def test_results_are_added_to_a_card_or_replace_its_own():
+    before = model_card({**METRICS, "recipe": asdict(Recipe(**tiny_recipe(output_dir="outputs/tiny")))})
+    new = eval_results({"i2t_r1": 1.239, "t2i_r1": 2}, "coco_5k", "COCO 5K")
+    once = with_results(before, "other", new)
+    newer = eval_results({"i2t_r1": 50.0}, "coco_5k", "COCO 5K")
+    data = ModelCard(with_results(once, "other", newer)).data
+    found = {(each.dataset_type, each.metric_type): each.metric_value for each in data.eval_results}
+    expected = {("scenes", name): value for name, value in METRICS["test"].items()}
+    assert found == {**expected, ("coco_5k", "i2t_r1"): 50.0, ("coco_5k", "t2i_r1"): 2}
+    assert {each.metric_value for each in ModelCard(once).data.eval_results} >= {1.24, 2}
+    assert data.model_name == "tiny"
+    assert data.library_name == "transformers"
+    assert ModelCard(once).text == ModelCard(before).text
+    assert ModelCard(with_results("---\nlicense: mit\n---\nText\n", "new", new)).data.model_name == "new"
+    with pytest.raises(ValueError, match="does not begin with metadata between two lines of ---"):
+        with_results("# A model\n", "new", new)
+
+
+def test_noise_is_told():
+    assert "20% of the captions were given to other images." in card(caption_noise=0.2).text
+    assert "given to other images" not in card().text
 
 
 def test_a_card_claims_no_licence_that_is_not_known():
