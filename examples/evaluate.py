@@ -103,10 +103,14 @@ def parse_arguments():
         nargs="+",
         choices=PROTOCOLS,
         default=[],
-        help="What to measure, by the rules of the literature; by default retrieval on whatever split it is.",
+        help="What to measure instead of retrieval on the split as it is; several share the similarity.",
     )
     parser.add_argument(
-        "--tasks", nargs="+", choices=TASKS, default=[], help="Of cxc; by default all that what is given allows."
+        "--tasks",
+        nargs="+",
+        choices=TASKS,
+        default=[],
+        help="Of cxc; by default all four, or i2t and t2i with --ensemble. t2t compares 25 000 captions.",
     )
     parser.add_argument(
         "--ensemble",

@@ -217,7 +217,6 @@ def backbone_at(folder, step) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
 
 
-@pytest.mark.parametrize("processes", [1, 2])
 def test_noisy_captions_are_of_the_training_split_alone(tmp_path, monkeypatch):
     """The loss takes a caption to be of the image that it was given to, and no other split is touched."""
     seen, measured = [], []
@@ -250,6 +249,7 @@ def test_too_few_captions_to_move(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("processes", [1, 2])
 def test_progressive_unfreezing(tmp_path, processes):
     """Frozen at first, then the last stage learns, then the one before it, the embeddings never; on two processes as
     on one."""
