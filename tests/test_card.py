@@ -11,12 +11,13 @@ from PIL import Image
 from tiny import REGIONS, TEXT, tiny_config, tiny_recipe
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.hub import environment, model_card, recipe_card
+from omit_hf.hub import environment, eval_results, model_card, recipe_card, with_results
 from omit_hf.hub.card import CardPictures, check_card
 from omit_hf.hub.known_data import COCO, FLICKR30K
 from omit_hf.training import Recipe, read_recipe_file
 
 CONFIGS = Path(__file__).parents[1] / "examples" / "configs"
+RECIPES = sorted(file for file in CONFIGS.glob("*.yaml") if not file.stem.startswith("compare_"))
 PICTURES = CardPictures("sample.png", ("a star, and more", 'two "blue" circles'), "alignment.png")
 
 METRICS = {
@@ -84,6 +85,30 @@ def test_a_card_tells_of_its_own_head_and_loss(matching, loss):
     assert ("dustbin global" in text) == (matching == "omit")
     assert ("regularization" in text) == ("optimal-transport" in published.data.tags) == (matching in ("omit", "ot"))
     assert ("margin 0.05" in text) == (loss == "triplet")
+
+
+def test_results_are_added_to_a_card_or_replace_its_own():
+    before = model_card({**METRICS, "recipe": asdict(Recipe(**tiny_recipe(output_dir="outputs/tiny")))})
+    new = eval_results({"i2t_r1": 1.239, "t2i_r1": 2}, "coco_5k", "COCO 5K")
+    once = with_results(before, "other", new)
+    newer = eval_results({"i2t_r1": 50.0}, "coco_5k", "COCO 5K")
+    data = ModelCard(with_results(once, "other", newer)).data
+    tested = [each for each in data.eval_results if each.dataset_split == "test"]
+    found = {(each.dataset_type, each.metric_type): each.metric_value for each in tested}
+    expected = {("scenes", name): value for name, value in METRICS["test"].items()}
+    assert found == {**expected, ("coco_5k", "i2t_r1"): 50.0, ("coco_5k", "t2i_r1"): 2}
+    assert {each.metric_value for each in ModelCard(once).data.eval_results} >= {1.24, 2}
+    assert data.model_name == "tiny"
+    assert data.library_name == "transformers"
+    assert ModelCard(once).text == ModelCard(before).text
+    assert ModelCard(with_results("---\nlicense: mit\n---\nText\n", "new", new)).data.model_name == "new"
+    with pytest.raises(ValueError, match="does not begin with metadata between two lines of ---"):
+        with_results("# A model\n", "new", new)
+
+
+def test_noise_is_told():
+    assert "20% of the captions were given to other images." in card(caption_noise=0.2).text
+    assert "given to other images" not in card().text
 
 
 def test_a_card_claims_no_licence_that_is_not_known():
@@ -206,7 +231,7 @@ def test_backbones_on_this_machine_are_named_as_that(tmp_path):
     assert "Pretrained: `minilm`, a folder on the machine of the training." in flat(published)
 
 
-@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_a_recipe_without_results_says_so(file):
     recipe = asdict(Recipe(**read_recipe_file(file)))
     text = recipe_card(recipe, file.stem)

@@ -12,7 +12,6 @@ CONFIGS = Path(__file__).parents[1] / "examples" / "configs"
 METHODS = {"methods": {"matching": ["omit", "mean"]}}
 
 
-@pytest.mark.xfail(raises=ValueError, strict=True, reason="needs all nine heads and caption_noise")
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("compare_*.yaml")), ids=lambda file: file.stem)
 def test_every_comparison_is_one(file, tmp_path):
     assert is_comparison(file)

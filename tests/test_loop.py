@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tiny import CODE, tiny_recipe
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.data import ImageTextInputs, load_image_text
+from omit_hf.data import ImageTextInputs, load_image_text, shuffle_captions
 from omit_hf.evaluation import evaluate_split
 from omit_hf.training import Recipe, loop, read_recipe_file, train, write_recipe_file
 from omit_hf.training.building import build_model
@@ -168,7 +168,7 @@ def test_every_epoch_has_its_own_order(tmp_path):
     assert losses[:4] != pytest.approx(losses[4:], rel=1e-4)
 
 
-AUGMENTED = {"word_augmentation": 0.4, "image_crop": 0.5, "image_flip": True}
+AUGMENTED = {"caption_noise": 0.3, "word_augmentation": 0.4, "image_crop": 0.5, "image_flip": True}
 
 
 @pytest.mark.parametrize(
@@ -236,6 +236,38 @@ def backbone_at(folder, step) -> dict[str, torch.Tensor]:
     weights = load_file(folder / "checkpoints" / f"step-{step:08d}" / "model.safetensors")
     prefix = "vision_encoder.backbone."
     return {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
+
+
+def test_noisy_captions_are_of_the_training_split_alone(tmp_path, monkeypatch):
+    """The loss takes a caption to be of the image that it was given to, and no other split is touched."""
+    seen, measured = [], []
+
+    def spied_inputs(split, *arguments):
+        seen.append((split["captions"][:], ImageTextInputs(split, *arguments)))
+        return seen[-1][1]
+
+    def spied_evaluation(model, processor, split, **options):
+        measured.append(split["captions"][:])
+        return evaluate_split(model, processor, split, **options)
+
+    monkeypatch.setattr("omit_hf.training.loop.ImageTextInputs", spied_inputs)
+    monkeypatch.setattr("omit_hf.training.loop.evaluate_split", spied_evaluation)
+    metrics = run(tmp_path / "run", caption_noise=0.4, seed=3, num_epochs=1)
+    clean = load_image_text("scenes", **tiny_recipe()["data_options"])
+    [(captions, inputs)] = seen
+    assert captions == shuffle_captions(clean["train"], 0.4, seed=3)["captions"][:]
+    strangers = [c for row, own in zip(captions, clean["train"]["captions"], strict=True) for c in row if c not in own]
+    assert len(strangers) == 16  # of 40
+    assert inputs.pairs(range(40))["image_ids"].tolist() == [n // 5 for n in range(40)]
+    assert measured == [clean["validation"]["captions"][:], clean["test"]["captions"][:]]
+    assert metrics["recipe"]["caption_noise"] == 0.4
+    assert "40% of the captions were given to other images" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_too_few_captions_to_move(tmp_path):
+    with pytest.raises(ValueError, match="A share of 0.03 of 40 captions is 1 to move, of which 1 are of one image"):
+        run(tmp_path / "run", caption_noise=0.03)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("processes", [1, 2])

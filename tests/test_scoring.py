@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,9 @@ import pytest
 import torch
 from tiny import TEXT, tiny_config, tiny_recipe
 
-from omit_hf import OmitModel
+from omit_hf import OmitConfig, OmitModel
 from omit_hf.data import ImageTextInputs
-from omit_hf.evaluation import evaluate_split, scoring
+from omit_hf.evaluation import evaluate_split, same_side_similarity, scoring
 from omit_hf.training import Recipe, write_recipe_file
 
 EVALUATE = Path(__file__).parents[1] / "examples" / "evaluate.py"
@@ -24,7 +25,30 @@ def test_all_pairs_are_scored_in_their_order(scenes, scenes_model, processor):
     inputs = ImageTextInputs(scenes["test"], processor)
     whole = scenes_model(**inputs.images(range(8)), **inputs.texts(range(40)))
     np.testing.assert_allclose(similarity, whole.similarity, atol=1e-5)
-    assert {"rsum", "i2t_map", "t2i_map"} <= metrics.keys()
+    assert {"rsum", "i2t_map", "t2i_map", "i2t_map_at_r", "t2i_r_precision"} <= metrics.keys()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("matching", typing.get_args(OmitConfig.__dataclass_fields__["matching"].type))
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_one_side_is_scored_in_both_roles(scenes, processor, matching, side):
+    torch.manual_seed(0)
+    config = tiny_config(matching=matching, text_config={**TEXT, "vocab_size": len(processor.tokenizer)})
+    model = OmitModel(config).eval()
+    similarity = same_side_similarity(model, processor, scenes["test"], side, batch_size=3, progress=False)
+    inputs = ImageTextInputs(scenes["test"], processor)
+    if side == "image":
+        features = model.get_image_features(**inputs.images(range(8)))
+    else:
+        features = model.get_text_features(**inputs.texts(range(40)))
+    one_way = model.similarity(features, features)
+    np.testing.assert_allclose(similarity, (one_way + one_way.T) / 2, atol=2e-5)
+    np.testing.assert_array_equal(similarity, similarity.T)
+
+
+def test_no_such_side(scenes, scenes_model, processor):
+    with pytest.raises(ValueError, match="side is 'both'; expected 'image' or 'text'"):
+        same_side_similarity(scenes_model, processor, scenes["test"], "both")
 
 
 def test_batches_and_tiles_do_not_change_the_scores(scenes, scenes_model, processor):

@@ -7,16 +7,9 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from omit_hf.evaluation.retrieval import metrics_table
+from omit_hf.evaluation.retrieval import COLUMNS, DIRECTIONS, metrics_table
 from omit_hf.hub.known_data import KnownData, known_data
 
-METRIC_NAMES = {
-    **{f"r{k}": f"R@{k}" for k in (1, 5, 10)},
-    "medr": "median rank",
-    "meanr": "mean rank",
-    "map": "mean average precision",
-}
-WAYS = {"i2t": "image to text", "t2i": "text to image"}
 HUB_ID = r"[\w-][\w.-]*(/[\w-][\w.-]*)?"
 IMAGES_IMPORT = "import torch\nfrom PIL import Image\n"
 REGIONS_IMPORT = "import numpy as np\nimport torch\n"
@@ -101,6 +94,55 @@ class CardPictures:
     alignment: str | None = None
 
 
+def eval_results(
+    metrics: dict[str, float], dataset_type: str, dataset_name: str, split: str = "test"
+) -> list[EvalResult]:
+    """Entries of a card's model-index, one a metric.
+
+    Args:
+        metrics: names → values.
+        dataset_type: a short name without spaces, by which the entries of one data set or protocol belong together.
+        dataset_name: the same for people.
+        split: of the data.
+    """
+    return [
+        EvalResult(
+            task_type="image-text-retrieval",
+            dataset_type=dataset_type,
+            dataset_name=dataset_name,
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=metric_name(metric),
+            metric_value=round(value, 2),
+        )
+        for metric, value in metrics.items()
+    ]
+
+
+def with_results(card: str, name: str, results: list[EvalResult]) -> str:
+    """A model card with some results in its model-index, instead of those that it has of the same data and metrics.
+
+    Args:
+        card: content of a README.md.
+        name: of the model, where the card has no results yet that name it.
+        results: from `eval_results`.
+
+    Raises:
+        ValueError: if the card has no metadata, or some that are not the Hub's.
+    """
+    if not card.startswith("---"):
+        raise ValueError("The model card does not begin with metadata between two lines of ---; expected a model's.")
+    card = ModelCard(card)
+    new = {_identity(result) for result in results}
+    card.data.eval_results = [r for r in card.data.eval_results or [] if _identity(r) not in new] + results
+    card.data.model_name = card.data.model_name or name
+    return str(card)
+
+
+def _identity(result: EvalResult) -> tuple:
+    return (*result.unique_identifier, result.metric_type)
+
+
 def model_card(
     metrics: dict, repo_id: str | None = None, *, licence: str | None = None, pictures: CardPictures | None = None
 ) -> str:
@@ -126,18 +168,9 @@ def model_card(
     data = _metadata(recipe, known, licence)
     data.pipeline_tag = None if _takes_regions(recipe) else "zero-shot-image-classification"  # it gives pictures
     data.model_name = name.split("/")[-1]
+    dataset = (known.hub_id or Path(recipe["data"]).stem, known.name)
     data.eval_results = [
-        EvalResult(
-            task_type="image-text-retrieval",
-            dataset_type=known.hub_id or Path(recipe["data"]).stem,
-            dataset_name=known.name,
-            dataset_split=measured,
-            metric_type=metric,
-            metric_name=metric_name(metric),
-            metric_value=round(value, 2),
-        )
-        for measured in ("test", "validation")
-        for metric, value in metrics[measured].items()
+        result for measured in ("test", "validation") for result in eval_results(metrics[measured], *dataset, measured)
     ]
     if pictures is not None and data.pipeline_tag is not None:
         labels = [caption.replace(",", " ") for caption in pictures.captions]  # a comma parts the labels of a widget
@@ -149,6 +182,9 @@ def model_card(
             }
         ]
     licence_text = _licence_text(data.license, chosen=licence is not None)
+    noise = (
+        f" {recipe['caption_noise']:.0%} of the captions were given to other images." if recipe["caption_noise"] else ""
+    )
     return f"""---
 {data.to_yaml()}
 ---
@@ -170,7 +206,7 @@ Test split, {split["test"]["images"]} images and {split["test"]["captions"]} cap
 {_published_table(known)}
 ## Training
 
-Matching `{recipe["matching"]}`, loss `{recipe["loss"]}` ({_settings(recipe)}), seed {recipe["seed"]}. \
+Matching `{recipe["matching"]}`, loss `{recipe["loss"]}` ({_settings(recipe)}), seed {recipe["seed"]}.{noise} \
 {metrics["trained_parameters"]:,} of {metrics["parameters"]:,} \
 parameters trained in {metrics["steps"]} steps and {metrics["training_seconds"]:.0f} s, at \
 {metrics["pairs_per_second"]:.0f} pairs/s and with at most {metrics["peak_memory"] / 2**30:.1f} GiB of memory. All of \
@@ -291,7 +327,9 @@ def check_card(text: str, files: set[str]) -> ModelCard:
 def metric_name(metric: str) -> str:
     """A metric's name for readers: `i2t_r1` is "R@1, image to text"."""
     way, _, measure = metric.partition("_")
-    return f"{METRIC_NAMES[measure]}, {WAYS[way]}" if way in WAYS and measure in METRIC_NAMES else metric.upper()
+    if way not in DIRECTIONS or measure not in COLUMNS:
+        return metric.upper()
+    return f"{COLUMNS[measure][0]}, {DIRECTIONS[way].replace('→', 'to')}"
 
 
 def _metadata(recipe: dict, known: KnownData, licence: str | None) -> ModelCardData:

@@ -1,6 +1,6 @@
 """From a recipe to a trained model."""
 
-from omit_hf.training.checkpoints import recipe_changes
+from omit_hf.training.checkpoints import recipe_changes, write_atomically
 from omit_hf.training.loop import train, usable_cores, use_cpu_threads
 from omit_hf.training.recipe import (
     HelpFormatter,
@@ -27,5 +27,6 @@ __all__ = [
     "train",
     "usable_cores",
     "use_cpu_threads",
+    "write_atomically",
     "write_recipe_file",
 ]

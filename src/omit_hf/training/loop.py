@@ -16,7 +16,7 @@ from accelerate.utils import broadcast, is_tensorboard_available, set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from omit_hf.data import ImageTextInputs, cache_states, check_data, load_image_text
+from omit_hf.data import ImageTextInputs, cache_states, check_data, load_image_text, shuffle_captions
 from omit_hf.evaluation import evaluate_split
 from omit_hf.hub import environment, model_card
 from omit_hf.modeling import OmitModel, OmitProcessor
@@ -94,6 +94,7 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
     set_seed(recipe.seed)
     data = load_image_text(recipe.data, **(recipe.data_options or {}))
     check_data(data, read_images=recipe.check_images)
+    data["train"] = shuffle_captions(data["train"], recipe.caption_noise, recipe.seed)
     model, processor = build_model(recipe, data["train"])
     word_vectors = None
     if recipe.word_vectors is not None:

@@ -45,6 +45,11 @@ class Recipe:
     word_augmentation: float = option(
         0.0, "Share of the training captions' words that is masked, replaced or deleted (the paper's family: 0.2)."
     )
+    caption_noise: float = option(
+        0.0,
+        "Share of the training captions that is given to other images, by the seed, to see what a model makes of noisy "
+        "correspondence; validation and test stay as they are.",
+    )
     image_crop: float = option(1.0, "Smallest share of a training image that a random crop keeps; 1 for no crop.")
     image_flip: bool = option(False, "Mirror training images at random; not where captions tell left from right.")
 
@@ -217,6 +222,8 @@ class Recipe:
             raise ValueError(f"{', '.join(no_use)}: of no use to omit_region, which has no backbone and no pictures.")
         if not 0 <= self.word_augmentation < 1:
             raise ValueError(f"word_augmentation is {self.word_augmentation}; expected a share from 0 to below 1.")
+        if not 0 <= self.caption_noise < 1:
+            raise ValueError(f"caption_noise is {self.caption_noise}; expected a share from 0 to below 1.")
         if not 0 < self.image_crop <= 1:
             raise ValueError(f"image_crop is {self.image_crop}; expected a share above 0, up to 1 for no crop.")
         if self.unfreeze_epochs != sorted(self.unfreeze_epochs) or min(self.unfreeze_epochs, default=0) < 0:
