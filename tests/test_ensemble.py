@@ -26,6 +26,8 @@ def test_what_is_saved_comes_back(files):
     np.testing.assert_array_equal(similarity, scores(1))
     assert (pairs, pairs.source, pairs.split, pairs.relevant) == (PAIRS, "tiny", "test", None)
     assert not list(files[1].parent.glob(".*"))
+    (files[1].parent / "other").touch()
+    assert files[1].stat().st_mode == (files[1].parent / "other").stat().st_mode
 
 
 def test_all_true_pairs_are_saved_too(tmp_path):

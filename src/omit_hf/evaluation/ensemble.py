@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from omit_hf.data.schema import listed
 from omit_hf.evaluation.pairs import SplitPairs
@@ -43,7 +43,7 @@ def save_similarity(file: str | Path, similarity: np.ndarray, pairs: SplitPairs)
         "captions": json.dumps(pairs.captions),
     }
     partial = file.with_name(f".{file.name}.partial")
-    save_file(tensors, partial, metadata)
+    partial.write_bytes(save(tensors, metadata))  # save_file makes it readable to its owner alone
     os.replace(partial, file)
 
 

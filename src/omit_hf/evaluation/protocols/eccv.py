@@ -17,8 +17,8 @@ GroundTruth = dict[str, dict[int, list[int]]]
 def eccv(similarity, truth: GroundTruth, numbers: CocoNumbers) -> ProtocolResult:
     """mAP@R, R-precision and R@1 of the 1 261 images and 1 332 captions whose true pairs ECCV Caption knows.
 
-    The candidates are all 25 000 captions and 5 000 images. Two of the true captions are none of these, since they are
-    the sixth of their images; as in the package, they count in R and are never found.
+    The candidates are all 25 000 captions and 5 000 images. Two of the true captions are none of these (eccv_caption
+    0.1.0); as in the package, they count in R and are never found.
 
     Args:
         similarity: [N_i, N_t].

@@ -29,7 +29,7 @@ def flickr30k_1k(similarity, caption_image_index) -> ProtocolResult:
 def coco_5k(similarity, caption_image_index) -> ProtocolResult:
     """Retrieval among the 5 000 images of COCO's test split and the first five captions of each.
 
-    Ten of these images have a caption or two more in Karpathy's JSON, which the literature leaves out.
+    Some images have more, which the literature leaves out.
 
     Args:
         similarity: [5000, N_t].
