@@ -79,8 +79,6 @@ def main() -> None:
     if arguments.draw == "plan" and (arguments.compare or arguments.compare_matching):
         parser.error("--draw plan draws one plan; leave out --compare and --compare_matching")
     shown = shown_by(arguments)
-    if arguments.sentence is None and not shown.captions:
-        parser.error("a picture of your own needs a sentence")
     sentence = shown.captions[0] if arguments.sentence is None else arguments.sentence
 
     model = load(arguments.model)
@@ -108,6 +106,10 @@ def shown_by(arguments) -> Shown:
     if Path(arguments.picture).is_file() or (source is None and not arguments.picture.startswith("scenes:")):
         if arguments.photo is not None:
             raise ValueError(f"--photo goes with the regions of SOURCE:N, and {arguments.picture} is a picture.")
+        if arguments.sentence is None:
+            raise ValueError(
+                f"{arguments.picture} is a picture of your own, which needs a sentence; give one after it."
+            )
         return Shown(opened(arguments.picture), [], {})
     if source is None:
         raise ValueError(f"The picture is {arguments.picture!r}; expected scenes:N with a number N from 0.")
@@ -123,10 +125,11 @@ def shown_by(arguments) -> Shown:
 
 
 def row_of(source: str, number: int, split: str, options: dict) -> dict:
-    if source == "scenes" and split in SPLITS:
+    if source == "scenes":
         # Scene n does not depend on how many there are, so that no more are drawn than are needed.
-        defaults = {name: each.default for name, each in inspect.signature(load_scenes).parameters.items()}
-        check_number(source, number, split, options.get(f"{split}_size", defaults[f"{split}_size"]))
+        if split in SPLITS:
+            default = inspect.signature(load_scenes).parameters[f"{split}_size"].default
+            check_number(source, number, split, options.get(f"{split}_size", default))
         options = {**options, **{f"{each}_size": number + 1 if each == split else 1 for each in SPLITS}}
     data = load_image_text(source, **options)
     if split not in data:

@@ -143,25 +143,6 @@ def test_explain_draws_a_scene_and_a_picture(compared, tmp_path):
     assert (tmp_path / "mine.svg").read_text().startswith("<?xml")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["MODEL", "picture.png"], "a picture of your own needs a sentence"),
-        (["MODEL", "picture.png", "a star"], "error: .*No such file.*picture.png"),
-        (["nowhere", "scenes:1"], "error: "),
-        (["MODEL", "scenes:one"], "error: The picture is 'scenes:one'; expected scenes:N with a number N from 0"),
-        (["MODEL", "scenes:1", ""], "error: The sentence '' has no word that the model matches"),
-    ],
-)
-def test_explain_with_bad_input(compared, tmp_path, arguments, message):
-    arguments = [str(compared[0] / "omit_seed0") if each == "MODEL" else each for each in arguments]
-    result = example("explain.py", *arguments, cwd=tmp_path)
-    assert result.returncode in (1, 2)
-    assert re.search(message, result.stderr)
-    assert "Traceback" not in result.stderr
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("script", sorted(file.relative_to(EXAMPLES) for file in EXAMPLES.rglob("*.py")), ids=str)
 def test_help(script):
     result = example(script, "--help")

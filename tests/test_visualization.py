@@ -152,6 +152,12 @@ def test_regions_without_boxes():
         draw_words(alignment(SMALL.plan, grid=None, area=None), PICTURE)
 
 
+def test_without_transport_there_is_no_number_and_no_bar(scenes_model, processor):
+    figure = explain(scenes_model, processor, PICTURE.resize((96, 64)), "a red star", matching="maxsim")
+    assert [axis.get_title() for axis in figure.axes][1:4] == ["a", "red", "star"]
+    assert not any(axis.patches for axis in figure.axes)
+
+
 def test_unknown_words_are_called_so():
     strange = alignment(SMALL.plan)
     strange.known[1] = False
@@ -270,10 +276,9 @@ def test_thumbnails_show_the_fragments():
 def test_a_plan_without_dustbins_and_none_at_all(scenes_model, processor):
     full = word_alignment(scenes_model, processor, PICTURE.resize((96, 64)), "a star", matching="ot")
     assert "image dustbin" not in texts_of(draw_plan(full).axes)
-    full.plan = None
-    full.matching = "maxsim"
+    chosen = word_alignment(scenes_model, processor, PICTURE.resize((96, 64)), "a star", matching="maxsim")
     with pytest.raises(ValueError, match="matching is 'maxsim', which has no transport plan"):
-        draw_plan(full)
+        draw_plan(chosen)
     with pytest.raises(ValueError, match="fragments is 0; expected at least 1"):
         draw_plan(SMALL, fragments=0)
 

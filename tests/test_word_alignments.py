@@ -188,6 +188,20 @@ def test_what_the_model_does_not_take(region_model, scenes_model, processor):
         word_alignment(scenes_model, processor, sentence="a star")
 
 
+@pytest.mark.parametrize("matching", ["maxsim", "chan", "scan_t2i", "scan_i2t"])
+def test_heads_without_a_plan(scenes_model, processor, matching):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8))
+    found = word_alignment(scenes_model, processor, picture, "a red star", matching=matching)
+    trained = scenes_like(scenes_model, matching=matching)
+    aligned = trained(**processor(images=picture, text="a red star"), output_transport=True).alignment[0, 0]
+    aligned = aligned.detach().numpy()
+    for word in range(3):
+        np.testing.assert_allclose(found.mass[:, word], aligned[:, word] / sum(aligned[:, word]), rtol=1e-4)
+    np.testing.assert_allclose(found.matched, 1, rtol=1e-5)
+    assert (found.plan, found.row_marginals, found.column_marginals) == (None, None, None)
+    assert not found.has_dustbins
+
+
 def test_another_head_on_the_same_features(scenes_model, processor):
     other = word_alignment(scenes_model, processor, PICTURE, "a red star", matching="ot")
     expected = word_alignment(scenes_like(scenes_model, matching="ot"), processor, PICTURE, "a red star")
@@ -201,7 +215,9 @@ def test_another_head_on_the_same_features(scenes_model, processor):
 
 
 def test_a_head_that_does_not_align(scenes_model, processor):
-    with pytest.raises(ValueError, match="matching is 'mean', which does not align words .* these do: 'omit', 'ot'"):
+    with pytest.raises(
+        ValueError, match="matching is 'mean', which does not align words .* these do: 'omit', 'ot', 'maxsim'"
+    ):
         word_alignment(scenes_like(scenes_model, matching="mean"), processor, PICTURE, "a red star")
 
 

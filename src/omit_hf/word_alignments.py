@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from omit_hf.modeling.matching_omit import MATCHING, OmitFeatures, tiled_similarity
+from omit_hf.modeling.features_omit import OmitFeatures
+from omit_hf.modeling.matching_omit import MATCHING, tiled_similarity
 from omit_hf.modeling.pictures_omit import rgb_picture
 
 SPACE = "▁"  # SentencePiece's
@@ -26,7 +27,8 @@ class WordAlignment:
         known: false for a word that the tokenizer has no token for, L.
         mass: share of each word's mass that comes from each fragment, [K, L], from 0 to 1.
         matched: share of each word's mass that comes from fragments, `mass` summed over them, [L]. The rest is the
-            image's dustbin's; without dustbins it is 1.
+            image's dustbin's; a head without dustbins matches all of it. What does not transport but chooses or attends
+            has no dustbins either; a word's mass is then its column of the alignment.
         width, height: of the picture in pixels; of the boxes' outermost corners where there is no picture.
         grid: rows and columns of the cells, which are the fragments in reading order; None for regions.
         area: the part of the picture that the grid covers, x0, y0, x1, y1 in pixels (a processor may crop); None for
@@ -169,31 +171,34 @@ def word_alignment(
 
 def _head(model, matching: str | None) -> nn.Module:
     """The model's own head, or another without parameters, with the settings of the model's configuration."""
-    head, name = model.matching, model.config.matching
-    if matching is not None and matching != name:
-        if matching not in MATCHING:
-            raise ValueError(f"matching is {matching!r}; expected one of {', '.join(MATCHING)}.")
-        config, name = copy.copy(model.config), matching
-        config.matching = matching
-        head = MATCHING[matching](config)
-        if any(True for _ in head.parameters()):
-            raise ValueError(
-                f"matching is {matching!r}, which has parameters of its own, and the model was trained with "
-                f"{model.config.matching!r}; compare with a checkpoint that was trained with it."
-            )
-        head.eval()
-    if not hasattr(head, "transport_plan"):
-        able = ", ".join(repr(each) for each, kind in MATCHING.items() if hasattr(kind, "transport_plan"))
+    name = matching or model.config.matching
+    if name not in MATCHING:
+        raise ValueError(f"matching is {name!r}; expected one of {', '.join(MATCHING)}.")
+    if not MATCHING[name].aligns:
+        able = ", ".join(repr(each) for each, kind in MATCHING.items() if kind.aligns)
         raise ValueError(f"matching is {name!r}, which does not align words with fragments; these do: {able}.")
+    if name == model.config.matching:
+        return model.matching
+    config = copy.copy(model.config)
+    config.matching = name
+    head = MATCHING[name](config)
+    if any(True for _ in head.parameters()):
+        raise ValueError(
+            f"matching is {name!r}, which has parameters of its own, and the model was trained with "
+            f"{model.config.matching!r}; compare with a checkpoint that was trained with it."
+        )
     return head
 
 
 def _columns(head: nn.Module, image: OmitFeatures, text: OmitFeatures) -> tuple:
-    """The alignment [K, L], the plan with its dustbins and the marginals of its rows and columns, of the one pair."""
+    """Of the one pair: the alignment, [K, L]; the plan with its dustbins and the marginals of its rows and columns, or
+    None."""
+    if not hasattr(head, "transport_plan"):
+        return head.alignment(image, text)[0, 0].float().cpu().numpy(), None, None
     _, row_marginals, _, column_marginals = head.sides(image, text)
     plan = head.transport_plan(image, text)[0, 0].float().cpu().numpy()
-    dustbins = int(head.dustbins)
-    return plan[dustbins:, dustbins:], plan, [each[0, 0].cpu().numpy() for each in (row_marginals, column_marginals)]
+    marginals = [each[0, 0].float().cpu().numpy() for each in (row_marginals, column_marginals)]
+    return plan[head.dustbins :, head.dustbins :], plan, marginals
 
 
 class Word(NamedTuple):

@@ -131,10 +131,13 @@ def word_panel(
         _frame(axis, alignment)  # what a processor pads lies outside of it
     else:
         _boxes(axis, alignment, mass, highest)
-    matched = float(alignment.matched[word])
     name = alignment.words[word] if alignment.known[word] else f"{alignment.words[word]} (unknown)"
-    write(axis, name, size[0], "black" if matched >= 0.5 else PALE, f"  {matched:.0%}")
-    _bar(axis, alignment, matched, size)
+    if alignment.plan is None:  # without transport there is no mass that could be unmatched
+        write(axis, name, size[0])
+    else:
+        matched = float(alignment.matched[word])
+        write(axis, name, size[0], "black" if matched >= 0.5 else PALE, f"  {matched:.0%}")
+        _bar(axis, alignment, matched, size)
 
 
 def _frame(axis: Axes, alignment: WordAlignment) -> None:

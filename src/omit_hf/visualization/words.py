@@ -37,7 +37,7 @@ def draw_words(alignment: WordAlignment, picture: Image.Image | None = None) -> 
     Cells are a heat map; of regions the best three are drawn as boxes, bolder for more mass, with the share of the
     best. All panels have one scale, so a word without a counterpart stays pale. The bar under a panel, and the number,
     tell how much of the word's mass comes from fragments; the rest comes from the image's dustbin. The title of a word
-    is grey where that is the greater part.
+    is grey where that is the greater part. Heads that do not transport have neither bar nor number.
 
     Args:
         alignment: from `word_alignment`.
