@@ -12,14 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import Accelerator
-from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.data import check_data, load_image_text
 from omit_hf.evaluation import evaluate_split, metrics_table
-from omit_hf.training import HelpFormatter, Recipe, json_object, read_recipe_file, use_cpu_threads
+from omit_hf.training import HelpFormatter, json_object, load_split, use_cpu_threads
 
 
 @dataclass
@@ -44,29 +42,16 @@ def main() -> None:
     accelerator = Accelerator()
     use_cpu_threads(accelerator, arguments.cpu_threads)
 
-    options = arguments.data_options
-    if arguments.data is None:
-        recipe = Recipe(**read_recipe_file(model_file(arguments.model, "recipe.yaml")))
-        arguments.data, options = recipe.data, {**(recipe.data_options or {}), **options}
     model = OmitModel.from_pretrained(arguments.model).to(accelerator.device)
     processor = OmitProcessor.from_pretrained(arguments.model)
-    data = load_image_text(arguments.data, **options)
-    if arguments.split not in data:
-        raise ValueError(f"split is {arguments.split!r}; expected one of {', '.join(data)}.")
-    check_data(data, [arguments.split])
+    split = load_split(arguments.model, arguments.split, arguments.data, arguments.data_options)
     metrics, _ = evaluate_split(
-        model, processor, data[arguments.split], batch_size=arguments.batch_size, memory_budget=arguments.memory
+        model, processor, split, batch_size=arguments.batch_size, memory_budget=arguments.memory
     )
     accelerator.print(metrics_table(metrics))
     if arguments.json is not None and accelerator.is_main_process:
         Path(arguments.json).write_text(json.dumps(metrics, indent=2) + "\n")
     accelerator.end_training()
-
-
-def model_file(model: str, name: str) -> Path:
-    if Path(model).is_dir() and not (Path(model) / name).is_file():
-        raise FileNotFoundError(f"{model} has no {name} that names its data; give --data.")
-    return Path(model) / name if Path(model).is_dir() else Path(hf_hub_download(model, name))
 
 
 if __name__ == "__main__":

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
+from datasets import Dataset
+from huggingface_hub import hf_hub_download
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, HfArgumentParser
 
+from omit_hf.data import check_data, load_image_text
 from omit_hf.modeling.configuration_omit import OmitConfig, check_fields
 
+RECIPE_FILE = "recipe.yaml"  # beside the model
 BACKBONES = ("vision_model", "text_model", "vision_config", "text_config")
 
 
@@ -314,6 +318,33 @@ def read_recipe_file(file: str | Path) -> dict:
             except ValueError as error:
                 raise ValueError(f"{file}: {name} is {value!r}; expected a number.") from error
     return values
+
+
+def load_split(model: str | Path, split: str, data: str | None = None, data_options: dict | None = None) -> Dataset:
+    """The split to measure a published model on, checked.
+
+    Args:
+        model: folder or Hub id.
+        split: train, validation or test.
+        data: any source that training takes; by default what the recipe beside the model says.
+        data_options: of the loader, over those of the recipe.
+
+    Raises:
+        OSError: if there is no recipe beside the model, and no data are given.
+        ValueError: if there is no such split, or with all that is wrong with it; and what `load_image_text` raises.
+    """
+    options = data_options or {}
+    if data is None:
+        if Path(model).is_dir() and not (Path(model) / RECIPE_FILE).is_file():
+            raise FileNotFoundError(f"{model} has no {RECIPE_FILE} that names its data; give --data.")
+        file = Path(model) / RECIPE_FILE if Path(model).is_dir() else hf_hub_download(str(model), RECIPE_FILE)
+        recipe = Recipe(**read_recipe_file(file))
+        data, options = recipe.data, {**(recipe.data_options or {}), **options}
+    splits = load_image_text(data, **options)
+    if split not in splits:
+        raise ValueError(f"split is {split!r}; expected one of {', '.join(splits)}.")
+    check_data(splits, [split])
+    return splits[split]
 
 
 def write_recipe_file(recipe: Recipe, file: str | Path) -> None:
