@@ -8,6 +8,7 @@ from PIL import Image
 
 LEAST_PIXELS = 16  # of a side, for measuring where it goes
 TRIM = 0.08  # share of a side that is left out at each end: filters behave otherwise there
+REACH = 4  # around a first estimate of where a picture goes
 TOLERANCE = 2.5  # levels of 255 by which a picture's ramp may come out otherwise than predicted
 
 
@@ -46,7 +47,7 @@ def window_of(image_processor, width: int, height: int) -> np.ndarray:
 
     Processors resize and crop by rules of their own, so it is measured: of a ramp of grey along each side, what comes
     out tells the size that the picture is resized to and the pixel at which the crop begins. Both are whole numbers,
-    which makes the result exact.
+    which makes the result exact for most pictures, and else, as for a narrow strip of a long picture, true to a pixel.
 
     Args:
         image_processor: of transformers.
@@ -105,14 +106,15 @@ def _side(image_processor, levels: np.ndarray, pixels: int) -> tuple[float, floa
     slope, start = np.polyfit(columns + 0.5, places, 1)
     if slope <= 0:
         raise _unknown(image_processor)
-    resized, offset = round(pixels / slope), round(start / slope)
-    if resized < 1:
+    # The whole numbers nearby that fit best; rounding each by itself would miss them, since they depend on each other.
+    resized, offset = np.meshgrid(*(np.arange(-REACH, REACH + 1) + round(each / slope) for each in (pixels, start)))
+    resized, offset = resized[resized > 0][:, None], offset[resized > 0][:, None]
+    predicted = ((columns + 0.5 + offset) * pixels / resized - 0.5) * 255 / (pixels - 1)
+    best = ((levels.mean(axis=0) - predicted) ** 2).sum(axis=1).argmin()
+    if np.abs(levels - predicted[best]).max() > TOLERANCE:
         raise _unknown(image_processor)
-    scale = pixels / resized
-    predicted = ((columns + 0.5 + offset) * scale - 0.5) * 255 / (pixels - 1)
-    if np.abs(levels - predicted).max() > TOLERANCE:
-        raise _unknown(image_processor)
-    return offset * scale, (offset + width) * scale
+    resized, offset = int(resized[best, 0]), int(offset[best, 0])
+    return offset * pixels / resized, (offset + width) * pixels / resized
 
 
 def _unknown(image_processor) -> ValueError:
