@@ -1,8 +1,9 @@
 from .configuration_omit import BiGRUConfig, OmitConfig, RegionEncoderConfig
-from .matching_omit import OmitFeatures, partial_sinkhorn_similarity
+from .features_omit import OmitFeatures
 from .modeling_omit import OmitModel, OmitOutput, OmitPreTrainedModel
 from .processing_omit import OmitProcessor
 from .sinkhorn_omit import sinkhorn
+from .transport_heads_omit import partial_sinkhorn_similarity
 
 __all__ = [
     "BiGRUConfig",

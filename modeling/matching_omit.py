@@ -1,242 +1,35 @@
 """Similarity heads: how the fragments of an image and of a caption become one score (sections 1, 2 and 7).
 
 A head scores all pairs of two batches of features. `MATCHING` lists the heads by name; `tiled_similarity` keeps the
-memory of any of them bounded. Those that transport say what is transported; `transport_omit` does it.
+memory of any of them bounded. A head that `aligns` tells as well which fragments matched: `head.alignment(image, text)`
+is [B_i, B_t, K, L], not negative, zero at padding.
 """
 
 import functools
 import math
-from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .sinkhorn_omit import LOG_ZERO, at_least_float32, sinkhorn
-from .transport_omit import chosen_backend, row_similarity, transport_similarity
+from .alignment_heads_omit import ChanMatching, MaxSimMatching, ScanI2TMatching, ScanT2IMatching
+from .features_omit import OmitFeatures
+from .pooled_heads_omit import GPOMatching, MeanMatching, PEMMatching
+from .transport_heads_omit import OmitMatching, OTMatching
 
 DEFAULT_MEMORY_BUDGET = 2**28  # bytes
-PLANS_IN_MEMORY = 10  # tensors of a plan's size alive at once in a head's forward pass
 
-
-@dataclass
-class OmitFeatures(BaseModelOutputWithPooling):
-    """One side's features: B images with K fragments each, or B captions with K words each.
-
-    Args:
-        last_hidden_state: output of the backbone, in its own shape; None for cached states.
-        pooler_output: `pooled` under the name that transformers gives it.
-        hidden_states, attentions: of the backbone, when asked for.
-        embeds: fragments, L2-normalised, [B, K, D]; zero where masked.
-        mask: true where a fragment is valid, bool [B, K].
-        pooled: global feature, L2-normalised, [B, D].
-        norms: norms of the fragments before normalisation, float32 [B, K]; zero where masked.
-    """
-
-    embeds: Tensor | None = None
-    mask: Tensor | None = None
-    pooled: Tensor | None = None
-    norms: Tensor | None = None
-
-    def rows(self, start: int, stop: int) -> "OmitFeatures":
-        """The features of items `start` to before `stop`, without the backbone's outputs."""
-        names = ("embeds", "mask", "pooled", "norms")
-        return OmitFeatures(**{name: self[name][start:stop] for name in names})
-
-
-class MeanMatching(nn.Module):
-    """Cosine of the two mean-pooled vectors: VSE++'s score, the baseline of one vector a side (section 7).
-
-    The mean runs over the fragments as they were before normalisation.
-    """
-
-    def __init__(self, config):
-        super().__init__()
-
-    def forward(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
-        with torch.autocast(image.embeds.device.type, enabled=False):
-            return self._mean(image) @ self._mean(text).T
-
-    @staticmethod
-    def _mean(side: OmitFeatures) -> Tensor:
-        return F.normalize((at_least_float32(side.embeds) * side.norms[..., None]).sum(dim=1), dim=-1, eps=1e-6)
-
-    def elements_per_pair(self, image: OmitFeatures, text: OmitFeatures) -> int:
-        return 1
-
-
-class OTMatching(nn.Module):
-    """Full transport: ⟨P, S⟩ = 1 − CMD, the Cross-modal Mover's Distance (section 1)."""
-
-    dustbins = False
-
-    def __init__(self, config):
-        super().__init__()
-        self.regularization = config.regularization
-        self.num_iterations = config.num_iterations
-        self.marginals = config.marginals
-        self.backend = config.backend
-
-    @property
-    def options(self) -> dict:
-        """Of `transport_similarity`."""
-        return {
-            "regularization": self.regularization,
-            "num_iterations": self.num_iterations,
-            "dustbins": self.dustbins,
-        }
-
-    def forward(self, image: OmitFeatures, text: OmitFeatures, product: str = "float32") -> Tensor:
-        sides = self.sides(image, text)
-        return transport_similarity(*sides, **self.options, backend=self.backend, product=product)
-
-    def transport_plan(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
-        """P, [B_i, B_t, K, L]; with dustbins P̃, [B_i, B_t, K+1, L+1], row and column 0 being theirs."""
-        image_rows, image_mass, text_rows, text_mass = self.sides(image, text)
-        similarity = row_similarity(image_rows, text_rows)
-        return sinkhorn(similarity, image_mass, text_mass, self.regularization, self.num_iterations)
-
-    def sides(self, image: OmitFeatures, text: OmitFeatures) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The rows of both sides and their mass, as `transport_similarity` takes them."""
-        mu = fragment_marginals(self.marginals, image, text)
-        nu = fragment_marginals(self.marginals, text, image).transpose(0, 1)
-        return image.embeds, mu, text.embeds, nu
-
-    def elements_per_pair(self, image: OmitFeatures, text: OmitFeatures) -> int:
-        rows, columns = (side.embeds.shape[1] + self.dustbins for side in (image, text))
-        with torch.no_grad():
-            backend = chosen_backend(self.backend, self.sides(image, text), self.options)
-        if backend == "reference":
-            return PLANS_IN_MEMORY * rows * columns
-        return 1 + (rows + columns if self.marginals == "cross_global" else 0)
-
-
-class OmitMatching(OTMatching):
-    """Partial transport: a dustbin a side takes the fragments without a counterpart (section 2).
-
-    With `global` dustbins and `uniform` marginals this is [`partial_sinkhorn_similarity`]. `learned` replaces the
-    global features by one trained vector a side, `scalar` every similarity to a dustbin by one trained number. The
-    other marginals share out among the fragments what the dustbin leaves, K/(K+1).
-    """
-
-    dustbins = True
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.dustbin = config.dustbin
-        if config.dustbin == "learned":
-            self.image_dustbin = nn.Parameter(torch.empty(config.projection_dim))
-            self.text_dustbin = nn.Parameter(torch.empty(config.projection_dim))
-        elif config.dustbin == "scalar":
-            self.dustbin_similarity = nn.Parameter(torch.empty(()))
-
-    def sides(self, image: OmitFeatures, text: OmitFeatures) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        image_embeds, mu, text_embeds, nu = super().sides(image, text)
-        mu = _with_dustbin_mass(mu, image.mask[:, None])
-        nu = _with_dustbin_mass(nu.transpose(0, 1), text.mask[:, None]).transpose(0, 1)
-        if self.dustbin == "global":
-            image_dustbin, text_dustbin = image.pooled, text.pooled
-        elif self.dustbin == "learned":
-            image_dustbin = F.normalize(self.image_dustbin, dim=-1, eps=1e-6).expand_as(image.pooled)
-            text_dustbin = F.normalize(self.text_dustbin, dim=-1, eps=1e-6).expand_as(text.pooled)
-        else:
-            # Two more dimensions in which each dustbin has the similarity σ to everything of the other side:
-            # fragments (v, 1, 0) and (t, 0, 1), dustbins (0, 1, σ) and (0, σ, 0).
-            one = torch.ones_like(image.pooled[:1, :1])
-            zero, sigma = one * 0, one * self.dustbin_similarity.to(one.dtype)
-            image_embeds, text_embeds = _widened(image_embeds, one, zero), _widened(text_embeds, zero, one)
-            image_dustbin = _widened(image.pooled * 0, one, sigma)
-            text_dustbin = _widened(text.pooled * 0, sigma, zero)
-        return _prepend(image_dustbin, image_embeds), mu, _prepend(text_dustbin, text_embeds), nu
-
-
-MATCHING = {"omit": OmitMatching, "ot": OTMatching, "mean": MeanMatching}
-
-
-def partial_sinkhorn_similarity(
-    image_embeds: Tensor,
-    image_mask: Tensor | None,
-    image_pooled: Tensor,
-    text_embeds: Tensor,
-    text_mask: Tensor | None,
-    text_pooled: Tensor,
-    *,
-    regularization: float = 0.02,
-    num_iterations: int = 3,
-    backend: str = "auto",
-) -> Tensor:
-    """OMIT's similarity of every image and every caption (section 2).
-
-    Each side gets a dustbin, its global feature, with the mass of one fragment. The similarity is what the plan
-    carries between fragments; mass that goes to or comes from a dustbin is left out.
-
-    Args:
-        image_embeds: V, [B_i, K, D], L2-normalised. Padding may hold anything.
-        image_mask: true where an image fragment is valid, [B_i, K]; None for all.
-        image_pooled: v̄, [B_i, D], L2-normalised.
-        text_embeds, text_mask, text_pooled: T [B_t, L, D], its mask [B_t, L] and t̄ [B_t, D], likewise.
-        regularization: λ > 0.
-        num_iterations: n ≥ 1.
-        backend: what computes it: `reference`, the readable implementation, `cpu`, `triton` (once `omit_hf.kernels` is
-            imported), or `auto`, the fastest that can serve these inputs on their device.
-
-    Returns:
-        [B_i, B_t], float32 (float64 for float64 inputs), in [−1, 1]. An image without a valid fragment or a caption
-        without a valid word has similarity 0 to everything: all of its mass lies in dustbins.
-
-    Raises:
-        ValueError: for shapes that do not fit, λ ≤ 0, n < 1 or an unknown backend.
-
-    Example:
-        >>> regions, words = torch.eye(2)[None], torch.eye(2)[None, :1]  # two regions; one word, like the first
-        >>> image_pooled, text_pooled = torch.ones(1, 2) / 2**0.5, words[:, 0]
-        >>> partial_sinkhorn_similarity(regions, None, image_pooled, words, None, text_pooled, regularization=0.1)
-        tensor([[0.1667]])
-
-        The word and its dustbin look alike, so the first region's third of the mass goes to each of them by half.
-    """
-    image = _checked("image", image_embeds, image_mask, image_pooled)
-    text = _checked("text", text_embeds, text_mask, text_pooled)
-    return transport_similarity(
-        _prepend(image.pooled, image.embeds),
-        _with_dustbin_mass(_uniform(image), image.mask)[:, None],
-        _prepend(text.pooled, text.embeds),
-        _with_dustbin_mass(_uniform(text), text.mask)[None, :],
-        regularization=regularization,
-        num_iterations=num_iterations,
-        dustbins=True,
-        backend=backend,
-    )
-
-
-def fragment_marginals(kind: str, side: OmitFeatures, other: OmitFeatures) -> Tensor:
-    """How the mass of one side is shared out among its valid fragments.
-
-    Args:
-        kind: `uniform`; `norm`, proportional to the norm before normalisation (Word Rotator's Distance);
-            `self_global` or `cross_global`, the softmax of the similarity to the global feature of the same or of the
-            other side.
-        side: features of B items with K fragments.
-        other: features of the other side, C items.
-
-    Returns:
-        [B, 1, K], or [B, C, K] for `cross_global`; each sums to 1, or is all zero without a valid fragment.
-    """
-    if kind == "uniform":
-        return _uniform(side)[:, None]
-    if kind == "norm":
-        return _shares(side.norms)[:, None]
-    with torch.autocast(side.embeds.device.type, enabled=False):
-        if kind == "self_global":
-            closeness = torch.einsum("bkd,bd->bk", at_least_float32(side.embeds), at_least_float32(side.pooled))[
-                :, None
-            ]
-        else:
-            closeness = torch.einsum("bkd,cd->bck", at_least_float32(side.embeds), at_least_float32(other.pooled))
-    mask = side.mask[:, None]
-    return closeness.masked_fill(~mask, LOG_ZERO).softmax(-1) * mask
+MATCHING = {
+    "omit": OmitMatching,
+    "ot": OTMatching,
+    "maxsim": MaxSimMatching,
+    "chan": ChanMatching,
+    "scan_t2i": ScanT2IMatching,
+    "scan_i2t": ScanI2TMatching,
+    "mean": MeanMatching,
+    "gpo": GPOMatching,
+    "pem": PEMMatching,
+}
 
 
 def tiled_similarity(
@@ -281,48 +74,3 @@ def tiled_similarity(
     return torch.cat(
         [torch.cat([tile(i, t) for t in range(0, num_texts, texts)], dim=1) for i in range(0, num_images, images)]
     )
-
-
-def _prepend(pooled: Tensor, embeds: Tensor) -> Tensor:
-    return torch.cat([pooled[:, None], embeds], dim=1)
-
-
-def _widened(embeds: Tensor, *columns: Tensor) -> Tensor:
-    """Further dimensions, one number each, behind those of [B, D] or [B, K, D]."""
-    return torch.cat([embeds, *(column.expand(*embeds.shape[:-1], 1) for column in columns)], dim=-1)
-
-
-def _uniform(side: OmitFeatures) -> Tensor:
-    """Equal shares of the valid fragments, [B, K]."""
-    return _shares(side.mask.to(at_least_float32(side.embeds).dtype))
-
-
-def _shares(weights: Tensor) -> Tensor:
-    """Weights [B, K] as shares of their sum; zero where there is none."""
-    total = weights.sum(-1, keepdim=True)
-    return weights / torch.where(total > 0, total, 1)
-
-
-def _with_dustbin_mass(shares: Tensor, mask: Tensor) -> Tensor:
-    """Marginals of K_valid fragments and a dustbin before them, which has 1 / (K_valid + 1) of the mass."""
-    dustbin = 1 / (mask.sum(-1, keepdim=True) + 1).to(shares.dtype)
-    return torch.cat([dustbin.expand(*shares.shape[:-1], 1), shares * (1 - dustbin)], dim=-1)
-
-
-def _checked(side: str, embeds: Tensor, mask: Tensor | None, pooled: Tensor) -> OmitFeatures:
-    if embeds.ndim != 3:
-        raise ValueError(f"{side}_embeds has shape {tuple(embeds.shape)}; expected [batch, fragments, width].")
-    if mask is None:
-        mask = embeds.new_ones(embeds.shape[:2], dtype=torch.bool)
-    if mask.shape != embeds.shape[:2]:
-        raise ValueError(
-            f"{side}_mask has shape {tuple(mask.shape)}; expected {tuple(embeds.shape[:2])}, one entry for each "
-            f"fragment of {side}_embeds."
-        )
-    if pooled.shape != (embeds.shape[0], embeds.shape[2]):
-        raise ValueError(
-            f"{side}_pooled has shape {tuple(pooled.shape)}; expected {(embeds.shape[0], embeds.shape[2])}, one "
-            f"global feature for each row of {side}_embeds."
-        )
-    mask = mask.bool()
-    return OmitFeatures(embeds=embeds.masked_fill(~mask[..., None], 0), mask=mask, pooled=pooled)

@@ -15,10 +15,12 @@ from transformers.utils import can_return_tuple
 from .backbones_omit import align_memory, fit_tokenizer, pretrained_backbone, pretrained_tokenizer, text_settings
 from .configuration_omit import MAX_LOGIT_SCALE, OmitConfig, check_fields
 from .encoders_omit import BiGRU, GridEncoder, Projection, RegionEncoder, TextEncoder
+from .features_omit import OmitFeatures
 from .losses_omit import gather_with_gradient, info_nce_loss, triplet_loss
-from .matching_omit import DEFAULT_MEMORY_BUDGET, MATCHING, OmitFeatures, OmitMatching, tiled_similarity
+from .matching_omit import DEFAULT_MEMORY_BUDGET, MATCHING, tiled_similarity
 from .search_omit import TopK, topk_similarity
 from .sinkhorn_omit import at_least_float32
+from .transport_heads_omit import OmitMatching, OTMatching
 
 PROBLEMS_SHOWN = 10
 NORM_EPS = 1e-6  # padding is zero, and a smaller one gives it huge gradients
@@ -33,7 +35,10 @@ class OmitOutput(ModelOutput):
         logits_per_image: logit scale · similarity, [B_i, B_t].
         logits_per_text: its transpose, [B_t, B_i].
         similarity: the head's similarity, [B_i, B_t], float32.
-        transport_plan: with `output_transport=True`, [B_i, B_t, K+1, L+1], dustbins first; [B_i, B_t, K, L] for `ot`.
+        transport_plan: with `output_transport=True`, [B_i, B_t, K+1, L+1], dustbins first; [B_i, B_t, K, L] for `ot`;
+            None for a head that does not transport.
+        alignment: with `output_transport=True`, [B_i, B_t, K, L], which fragments matched: the plan between fragments,
+            or the choice or attention of another head; not negative, at most 1 in all.
         image_embeds: image fragments, L2-normalised, [B_i, K, D].
         image_mask: true where an image fragment is valid, [B_i, K].
         image_pooled: global feature of each image, L2-normalised, [B_i, D].
@@ -46,6 +51,7 @@ class OmitOutput(ModelOutput):
     logits_per_text: Tensor | None = None
     similarity: Tensor | None = None
     transport_plan: Tensor | None = None
+    alignment: Tensor | None = None
     image_embeds: Tensor | None = None
     image_mask: Tensor | None = None
     image_pooled: Tensor | None = None
@@ -330,14 +336,14 @@ class OmitModel(OmitPreTrainedModel):
             image_ids: for the loss, which image each pair shows, int64 [B]: pairs of one image are no negatives of
                 each other. By default every pair shows its own.
             return_loss: compute the loss, with caption number n as the positive of image number n.
-            output_transport: return the transport plan of every pair, for heads that have one.
+            output_transport: return the alignment of every pair, and the transport plan of heads that have one.
             negatives: of the triplet loss, `hardest` or `all`.
             gather_negatives: take the negatives of all processes of `torch.distributed`; all must call.
             output_attentions, output_hidden_states: asked of both backbones.
 
         Raises:
-            ValueError: if a side is missing, shapes do not fit, images and captions of the loss are not as many, or a
-                plan is asked of a head that has none.
+            ValueError: if a side is missing, shapes do not fit, images and captions of the loss are not as many, or an
+                alignment is asked of a head that pools.
         """
         asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         asked = {name: value for name, value in asked.items() if value is not None}
@@ -354,12 +360,14 @@ class OmitModel(OmitPreTrainedModel):
         else:
             similarity = self.similarity(image, text)
         logits = similarity * self._scale()
+        plan, alignment = self._alignment(image, text) if output_transport else (None, None)
         return OmitOutput(
             loss=loss,
             logits_per_image=logits,
             logits_per_text=logits.T,
             similarity=similarity,
-            transport_plan=self._transport_plan(image, text) if output_transport else None,
+            transport_plan=plan,
+            alignment=alignment,
             image_embeds=image.embeds,
             image_mask=image.mask,
             image_pooled=image.pooled,
@@ -409,12 +417,17 @@ class OmitModel(OmitPreTrainedModel):
             return self.logit_scale.exp()
         return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
 
-    def _transport_plan(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
-        if not hasattr(self.matching, "transport_plan"):
+    def _alignment(self, image: OmitFeatures, text: OmitFeatures) -> tuple[Tensor | None, Tensor]:
+        """The plan of a head that transports, and the alignment."""
+        if not self.matching.aligns:
             raise ValueError(
-                f"output_transport=True, but matching={self.config.matching!r} does not transport; 'omit' and 'ot' do."
+                f"output_transport=True, but matching={self.config.matching!r} pools each side and aligns nothing; "
+                "'omit', 'ot', 'maxsim', 'chan', 'scan_t2i' and 'scan_i2t' do."
             )
-        return self.matching.transport_plan(image, text)
+        if not isinstance(self.matching, OTMatching):
+            return None, self.matching.alignment(image, text)
+        plan = self.matching.transport_plan(image, text)
+        return plan, plan[..., self.matching.dustbins :, self.matching.dustbins :]
 
     @classmethod
     def from_vision_text_pretrained(

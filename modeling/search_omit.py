@@ -19,7 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .matching_omit import DEFAULT_MEMORY_BUDGET, OmitFeatures, tiled_similarity
+from .features_omit import OmitFeatures
+from .matching_omit import DEFAULT_MEMORY_BUDGET, tiled_similarity
 from .packed_omit import packed_bound, packed_limit, packed_pair_similarity
 from .sinkhorn_omit import at_least_float32
 

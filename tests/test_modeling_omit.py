@@ -26,6 +26,7 @@ from transformers import (
 
 from omit_hf import OmitModel, OmitProcessor, partial_sinkhorn_similarity
 from omit_hf.data import build_word_tokenizer
+from omit_hf.modeling.matching_omit import MATCHING
 from omit_hf.modeling.modeling_omit import MAX_LOGIT_SCALE
 
 BERT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 40}
@@ -77,8 +78,9 @@ def test_tuples(model, inputs):
     assert len(flat) == len(out.to_tuple())
 
 
-@pytest.mark.parametrize("matching", ["omit", "ot", "mean"])
-@pytest.mark.parametrize("dustbin", ["global", "learned", "scalar"])
+@pytest.mark.parametrize(
+    ("matching", "dustbin"), [("omit", "learned"), ("omit", "scalar"), *((name, "global") for name in MATCHING)]
+)
 def test_round_trip_keeps_the_scores(matching, dustbin, inputs, tmp_path):
     torch.manual_seed(0)
     model = OmitModel(tiny_config(matching=matching, dustbin=dustbin, loss="infonce")).eval()
@@ -93,9 +95,12 @@ def test_round_trip_keeps_the_scores(matching, dustbin, inputs, tmp_path):
             assert torch.equal(loaded(**inputs).logits_per_image, expected)
 
 
+@pytest.mark.parametrize("matching", MATCHING)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(model, inputs, tmp_path, dtype):
+def test_half_precision(matching, inputs, tmp_path, dtype):
     """The dtype survives saving; scores stay float32, and near those of the float32 model."""
+    torch.manual_seed(0)
+    model = OmitModel(tiny_config(matching=matching)).eval()
     expected = model(**inputs).similarity
     model.to(dtype).save_pretrained(tmp_path)
     loaded = OmitModel.from_pretrained(tmp_path)
@@ -489,10 +494,19 @@ def test_input_embeddings_are_those_of_the_words(model):
     assert model.text_encoder.backbone.embeddings is other
 
 
-def test_a_head_without_a_plan(inputs):
-    model = OmitModel(tiny_config(matching="mean"))
-    with pytest.raises(ValueError, match="matching='mean' does not transport"):
-        model(**inputs, output_transport=True)
+@pytest.mark.parametrize("matching", MATCHING)
+def test_alignment_of_every_head_that_has_one(matching, inputs):
+    model = OmitModel(tiny_config(matching=matching))
+    if not model.matching.aligns:
+        with pytest.raises(ValueError, match=f"matching='{matching}' pools each side and aligns nothing"):
+            model(**inputs, output_transport=True)
+        return
+    out = model(**inputs, output_transport=True)
+    images, captions = out.similarity.shape
+    assert out.alignment.shape == (images, captions, out.image_mask.shape[1], out.text_mask.shape[1])
+    assert (out.transport_plan is not None) == (matching in ("omit", "ot"))
+    if matching == "omit":
+        assert torch.equal(out.alignment, out.transport_plan[:, :, 1:, 1:])
 
 
 def test_a_configuration_that_became_invalid(model, tmp_path):

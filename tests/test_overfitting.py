@@ -11,6 +11,7 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from omit_hf import OmitModel, OmitProcessor, retrieval_metrics
 from omit_hf.data import build_word_tokenizer
 from omit_hf.modeling.backbones_omit import text_settings
+from omit_hf.modeling.matching_omit import MATCHING
 
 PAIRS = 64
 STEPS = 300
@@ -32,14 +33,14 @@ def captions() -> list[str]:
     return sorted(found)
 
 
-def encoders(vision: str, text: str) -> tuple[OmitModel, OmitProcessor]:
+def encoders(vision: str, text: str, **options) -> tuple[OmitModel, OmitProcessor]:
     if text == "bigru":
         tokenizer = build_word_tokenizer(captions())
         config = {"model_type": "omit_bigru", "vocab_size": len(tokenizer), "embedding_size": 16, "hidden_size": 32}
     else:
         tokenizer = miniatures.text_tokenizer(text)
         config = {"model_type": text, **miniatures.text_options(text, tokenizer), **SMALL}
-    options = {"projection_dim": 32, "loss": "infonce", **text_settings(tokenizer)}
+    options = {"projection_dim": 32, "loss": "infonce", **text_settings(tokenizer), **options}
     return OmitModel(tiny_config(vision_config=VISION[vision], text_config=config, **options)), OmitProcessor(
         tokenizer=tokenizer
     )
@@ -69,6 +70,14 @@ def test_every_kind_with_every_kind(vision, text):
     model, processor = encoders(vision, text)
     images = {"region_features": torch.randn(PAIRS, 12, 16)} if vision == "region" else {"pixel_values": pixels()}
     learn(model, {**images, **processor(text=captions())})
+
+
+@pytest.mark.parametrize("loss", ["infonce", "triplet"])
+@pytest.mark.parametrize("matching", [name for name in MATCHING if name != "omit"])
+def test_every_head_with_every_loss(matching, loss):
+    torch.manual_seed(0)
+    model, processor = encoders("region", "bigru", matching=matching, loss=loss, margin=0.2)
+    learn(model, {"region_features": torch.randn(PAIRS, 12, 16), **processor(text=captions())})
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])

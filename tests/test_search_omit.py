@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
-from test_matching_omit import HEADS, features, head_of
+from samples import ALIGNING, POOLING, TRANSPORTING, features, head_of
 
 from omit_hf.modeling import OmitFeatures, search_omit
 from omit_hf.modeling.matching_omit import tiled_similarity
@@ -22,7 +22,7 @@ def assert_same(head, image, text, k, dim):
     assert all(len(set(row.tolist())) == k for row in found.indices)
 
 
-@pytest.mark.parametrize(("name", "options"), [*HEADS, ("mean", {})])
+@pytest.mark.parametrize(("name", "options"), [*ALIGNING, *POOLING])
 @pytest.mark.parametrize("dim", [0, 1])
 def test_it_is_the_whole_matrix_sorted(monkeypatch, name, options, dim):
     monkeypatch.setattr(search_omit, "QUERIES", 3)
@@ -55,7 +55,7 @@ def test_pairs_that_cannot_enter_are_not_scored(caplog, monkeypatch, dim):
     assert share < 30
 
 
-@pytest.mark.parametrize(("name", "options"), HEADS)
+@pytest.mark.parametrize(("name", "options"), TRANSPORTING)
 def test_no_score_exceeds_the_bound(name, options):
     """Random rows, and the adversary's: all of a caption's mass on one region, opposite words, nothing to compress."""
     head = head_of(name, regularization=0.02, num_iterations=1, **options)

@@ -84,7 +84,7 @@ class Aligner:
             row = self.rows[number]
             last = first + len(row["captions"])
             sides = image.rows(place, place + 1), text.rows(first, last)
-            alignments = _array(_alignment(head, *sides)[0])
+            alignments = _array(head.alignment(*sides)[0])
             plans = _array(head.transport_plan(*sides)[0]) if getattr(head, "dustbins", False) else None
             valid_cells = np.asarray(image.mask[place].cpu())
             for caption in range(last - first):
@@ -140,17 +140,13 @@ class Aligner:
         return self._windows[size]
 
 
-def _alignment(head, image: OmitFeatures, text: OmitFeatures) -> torch.Tensor:
-    return head.transport_plan(image, text)[..., head.dustbins :, head.dustbins :]
-
-
 def check_aligns(model) -> None:
     """See that a model's head tells which fragments matched.
 
     Raises:
         ValueError: if it does not.
     """
-    if not hasattr(model.matching, "transport_plan"):
+    if not model.matching.aligns:
         raise ValueError(
             f"matching is {model.config.matching!r}, which pools each side into one vector and aligns nothing; "
             "expected a head that aligns fragments, such as 'omit' or 'maxsim'."

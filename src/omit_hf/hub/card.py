@@ -34,6 +34,38 @@ HEADS = {
         "they are",
         ("regularization", "num_iterations", "marginals"),
     ),
+    "maxsim": (
+        f"A baseline of {OMIT} for fine-grained image-text matching",
+        "it finds for each word of a caption the most similar fragment of an image, and scores "
+        "the mean (late interaction)",
+        (),
+    ),
+    "chan": (
+        f"A baseline of {OMIT} for fine-grained image-text matching",
+        "it finds for each word of a caption the most similar fragment of an image, and scores their log-sum-exp",
+        (),
+    ),
+    "scan_t2i": (
+        f"A baseline of {OMIT} for fine-grained image-text matching",
+        "each word of a caption attends over the fragments of an image, and is compared to what it attends to",
+        (),
+    ),
+    "scan_i2t": (
+        f"A baseline of {OMIT} for fine-grained image-text matching",
+        "each fragment of an image attends over the words of a caption, and is compared to what it attends to",
+        (),
+    ),
+    "gpo": (
+        f"A baseline of {OMIT} for image-text matching",
+        "it scores the cosine of two vectors, pooled from the ranked fragments of an image and the ranked words of a "
+        "caption with learned weights",
+        (),
+    ),
+    "pem": (
+        f"A baseline of {OMIT} for image-text matching",
+        "it makes a Gaussian of an image's fragments and one of a caption's words, and scores how near they are",
+        (),
+    ),
     "mean": (
         f"A baseline of {OMIT} for image-text matching",
         "it scores the cosine of the mean of an image's fragments and the mean of a caption's words",

@@ -16,7 +16,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, HfArgumentParser
 
 from omit_hf.data import check_data, load_image_text
-from omit_hf.modeling.configuration_omit import OmitConfig, check_fields
+from omit_hf.modeling.configuration_omit import Matching, OmitConfig, check_fields
 
 RECIPE_FILE = "recipe.yaml"  # beside the model
 BACKBONES = ("vision_model", "text_model", "vision_config", "text_config")
@@ -84,7 +84,11 @@ class Recipe:
         "the list stays frozen. Empty to train all from the start.",
     )
     projection_dim: int = option(1024, "D, the width of fragments and global features.")
-    matching: Literal["omit", "ot", "mean"] = option("omit", "Partial transport, full transport, or cosine of means.")
+    matching: Matching = option(
+        "omit",
+        "The similarity head: partial transport, full transport (ot), late interaction (maxsim), chan, scan_t2i, "
+        "scan_i2t, or one vector a side (mean, gpo, pem).",
+    )
     regularization: float = option(0.02, "λ of the entropic transport, in units of a cosine.")
     num_iterations: int = option(3, "Sinkhorn iterations.")
     dustbin: Literal["global", "learned", "scalar"] = option("global", "What takes fragments without a counterpart.")

@@ -1,0 +1,31 @@
+"""What the encoders give and the heads take: one side's fragments, their mask and the global feature."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+
+@dataclass
+class OmitFeatures(BaseModelOutputWithPooling):
+    """One side's features: B images with K fragments each, or B captions with K words each.
+
+    Args:
+        last_hidden_state: output of the backbone, in its own shape; None for cached states.
+        pooler_output: `pooled` under the name that transformers gives it.
+        hidden_states, attentions: of the backbone, when asked for.
+        embeds: fragments, L2-normalised, [B, K, D]; zero where masked.
+        mask: true where a fragment is valid, bool [B, K].
+        pooled: global feature, L2-normalised, [B, D].
+        norms: norms of the fragments before normalisation, float32 [B, K]; zero where masked.
+    """
+
+    embeds: Tensor | None = None
+    mask: Tensor | None = None
+    pooled: Tensor | None = None
+    norms: Tensor | None = None
+
+    def rows(self, start: int, stop: int) -> "OmitFeatures":
+        """The features of items `start` to before `stop`, without the backbone's outputs."""
+        names = ("embeds", "mask", "pooled", "norms")
+        return OmitFeatures(**{name: self[name][start:stop] for name in names})

@@ -1,0 +1,152 @@
+"""Heads that score one pooled vector a side: they tell how alike an image and a caption are, not where (section 7)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from .features_omit import OmitFeatures
+from .sinkhorn_omit import LOG_ZERO, at_least_float32
+
+NORM_EPS = 1e-6
+POSITION_SIZE = 32  # of GPO's position codes, and of its GRU
+
+
+class MeanMatching(nn.Module):
+    """Cosine of the two mean-pooled vectors: VSE++'s score, the baseline of one vector a side.
+
+    The mean runs over the fragments as they were before normalisation.
+    """
+
+    aligns = False
+
+    def __init__(self, config):
+        super().__init__()
+
+    def forward(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
+        with torch.autocast(image.embeds.device.type, enabled=False):
+            return mean_vector(image) @ mean_vector(text).T
+
+    def elements_per_pair(self, image: OmitFeatures, text: OmitFeatures) -> int:
+        return 1
+
+
+class GPOMatching(nn.Module):
+    """Cosine of the two vectors of generalised pooling: VSE∞ (Chen et al. 2021).
+
+    Each dimension is sorted by itself, v_(1) ≥ … ≥ v_(N), over the N valid fragments, and pooled as Σ_k θ_k v_(k). The
+    weights θ, which sum to 1, come from a small BiGRU over the codes of the positions 1 … N, so that mean, maximum and
+    what lies between can be learned. Each side has its own.
+    """
+
+    aligns = False
+
+    def __init__(self, config):
+        super().__init__()
+        self.image_pooling = GeneralizedPooling()
+        self.text_pooling = GeneralizedPooling()
+
+    def forward(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
+        with torch.autocast(image.embeds.device.type, enabled=False):
+            return self.image_pooling(image) @ self.text_pooling(text).T
+
+    def elements_per_pair(self, image: OmitFeatures, text: OmitFeatures) -> int:
+        return 1
+
+
+class GeneralizedPooling(nn.Module):
+    """The generalised pooling operator of one side; see [`GPOMatching`]."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(POSITION_SIZE, POSITION_SIZE, batch_first=True, bidirectional=True)
+        self.weight = nn.Linear(POSITION_SIZE, 1, bias=False)
+
+    def forward(self, side: OmitFeatures) -> Tensor:
+        """The pooled vector of each item, L2-normalised, [B, D]; zero without a valid fragment."""
+        fragments = unnormalized(side)
+        if fragments.shape[1] == 0:
+            return fragments.sum(dim=1)
+        counts = side.mask.sum(dim=1)
+        ranked = fragments.masked_fill(~side.mask[..., None], -torch.inf).sort(dim=1, descending=True).values
+        ranked = ranked.masked_fill(ranked == -torch.inf, 0)  # valid ones first, so these are the last
+        sizes, item_size = counts.clamp_min(1).unique(return_inverse=True)
+        theta = self.weights(sizes, ranked)[item_size]
+        return F.normalize((theta[..., None] * ranked).sum(dim=1), dim=-1, eps=NORM_EPS)
+
+    def weights(self, sizes: Tensor, like: Tensor) -> Tensor:
+        """θ for items of so many fragments each, [sizes, K]; zero beyond them."""
+        slots = like.shape[1]
+        codes = position_codes(slots, POSITION_SIZE).to(self.weight.weight)
+        packed = pack_padded_sequence(
+            codes.expand(len(sizes), -1, -1), sizes.cpu(), batch_first=True, enforce_sorted=False
+        )
+        states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=slots)
+        logits = self.weight(states.unflatten(-1, (2, POSITION_SIZE)).mean(dim=-2)).squeeze(-1)
+        beyond = torch.arange(slots, device=like.device) >= sizes[:, None]
+        return logits.to(like.dtype).masked_fill(beyond, LOG_ZERO).softmax(dim=-1)
+
+
+class PEMMatching(nn.Module):
+    """Minus the 2-Wasserstein distance of two Gaussians, one a side: probabilistic embedding.
+
+    The mean μ is the mean-pooled vector, L2-normalised; the variance σ², diagonal, comes from self-attention over the
+    fragments: a_k = softmax_k(wᵀ tanh(W v_k)), log σ² = U Σ_k a_k v_k + c. Between diagonal Gaussians
+
+        W₂² = ‖μ_i − μ_t‖² + ‖σ_i − σ_t‖²,
+
+    the distance of the points (μ, σ). The score is −W₂, at most 0; an item without a valid fragment has μ = 0.
+    """
+
+    aligns = False
+
+    def __init__(self, config):
+        super().__init__()
+        self.image_deviation = AttentionDeviation(config.projection_dim)
+        self.text_deviation = AttentionDeviation(config.projection_dim)
+
+    def forward(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
+        with torch.autocast(image.embeds.device.type, enabled=False):
+            images = torch.cat([mean_vector(image), self.image_deviation(image)], dim=-1)
+            captions = torch.cat([mean_vector(text), self.text_deviation(text)], dim=-1)
+            # By differences: the faster product loses what is left of two near points, and varies with the tile.
+            return -torch.cdist(images, captions, compute_mode="donot_use_mm_for_euclid_dist")
+
+    def elements_per_pair(self, image: OmitFeatures, text: OmitFeatures) -> int:
+        return 1
+
+
+class AttentionDeviation(nn.Module):
+    """The standard deviation σ of one side's Gaussians; see [`PEMMatching`]."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.hidden = nn.Linear(width, width // 2, bias=False)
+        self.attention = nn.Linear(width // 2, 1, bias=False)
+        self.log_variance = nn.Linear(width, width)
+
+    def forward(self, side: OmitFeatures) -> Tensor:
+        fragments = unnormalized(side).to(self.hidden.weight.dtype)
+        logits = at_least_float32(self.attention(self.hidden(fragments).tanh()).squeeze(-1))
+        weights = logits.masked_fill(~side.mask, LOG_ZERO).softmax(dim=-1) * side.mask
+        attended = (weights[..., None] * fragments).sum(dim=1).to(fragments.dtype)
+        return (0.5 * at_least_float32(self.log_variance(attended))).exp()
+
+
+def unnormalized(side: OmitFeatures) -> Tensor:
+    """Fragments as they were before normalisation, [B, K, D]; zero where masked."""
+    return at_least_float32(side.embeds) * side.norms[..., None]
+
+
+def mean_vector(side: OmitFeatures) -> Tensor:
+    """Mean of the valid fragments before normalisation, L2-normalised, [B, D]; zero without one."""
+    return F.normalize(unnormalized(side).sum(dim=1), dim=-1, eps=NORM_EPS)
+
+
+def position_codes(positions: int, size: int) -> Tensor:
+    """Sines and cosines of the positions 1 … N at frequencies from 1 to 1/10000, [N, size] (Vaswani et al. 2017)."""
+    frequencies = torch.exp(torch.arange(0, size, 2) * (-math.log(10000) / size))
+    angles = torch.arange(1, positions + 1)[:, None] * frequencies
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)

@@ -1,0 +1,56 @@
+"""Random features of both sides, and heads with random parameters."""
+
+import torch
+import torch.nn.functional as F
+from tiny import tiny_config
+from torch import nn
+
+from omit_hf.modeling import OmitFeatures
+from omit_hf.modeling.matching_omit import MATCHING
+
+WIDTH = 16
+
+
+def features(seed, counts, padding=0, dtype=torch.float64, width=WIDTH) -> OmitFeatures:
+    """Items with so many valid fragments each, at random places among padding."""
+    generator = torch.Generator().manual_seed(seed)
+    slots = max(counts) + padding
+    embeds = torch.randn(len(counts), slots, width, generator=generator, dtype=torch.float64)
+    pooled = torch.randn(len(counts), width, generator=generator, dtype=torch.float64)
+    mask = torch.zeros(len(counts), slots, dtype=torch.bool)
+    for row, count in zip(mask, counts, strict=True):
+        row[torch.randperm(slots, generator=generator)[:count]] = True
+    embeds = embeds.masked_fill(~mask[..., None], 0)
+    return OmitFeatures(
+        embeds=F.normalize(embeds, dim=-1).to(dtype),
+        mask=mask,
+        pooled=F.normalize(pooled, dim=-1).to(dtype),
+        norms=embeds.norm(dim=-1).to(torch.promote_types(dtype, torch.float32)),
+    )
+
+
+def item(side: OmitFeatures, number: int) -> dict:
+    """One item for the oracle: what of it is valid, as float64 arrays."""
+    mask = side.mask[number]
+    return {
+        "embeds": side.embeds[number][mask].double().numpy(),
+        "norms": side.norms[number][mask].double().numpy(),
+        "pooled": side.pooled[number].double().numpy(),
+    }
+
+
+def head_of(name, **options) -> nn.Module:
+    head = MATCHING[name](tiny_config(matching=name, **options)).double()
+    generator = torch.Generator().manual_seed(7)
+    for parameter in head.parameters():
+        nn.init.uniform_(parameter, -0.5, 0.5, generator=generator)
+    return head
+
+
+TRANSPORTING = [
+    *[("omit", {"dustbin": dustbin}) for dustbin in ("global", "learned", "scalar")],
+    *[("omit", {"marginals": marginals}) for marginals in ("norm", "self_global", "cross_global")],
+    *[("ot", {"marginals": marginals}) for marginals in ("uniform", "norm", "self_global", "cross_global")],
+]
+ALIGNING = [*TRANSPORTING, *[(name, {}) for name in ("maxsim", "chan", "scan_t2i", "scan_i2t")]]
+POOLING = [(name, {}) for name in ("mean", "gpo", "pem")]
