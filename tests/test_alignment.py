@@ -31,6 +31,7 @@ from omit_hf.evaluation.alignment import (
     ranking_auc,
 )
 from omit_hf.evaluation.cells import grid_cells
+from omit_hf.modeling.matching_omit import MATCHING
 from omit_hf.training import Recipe, write_recipe_file
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "evaluate_alignment.py"
@@ -233,8 +234,7 @@ def by_loops(model, processor, split):
     for row in split:
         for number, caption in enumerate(row["captions"]):
             out = model(**processor(images=row["image"], text=caption), output_transport=True)
-            plan = out.transport_plan[0, 0].double().numpy()
-            plan = plan[1:, 1:] if model.config.matching == "omit" else plan
+            plan = out.alignment[0, 0].double().numpy()
             spans, at = [], 0
             for word in caption.replace(",", " ").split():
                 at = caption.index(word, at)
@@ -264,7 +264,7 @@ def by_loops(model, processor, split):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("matching", ["omit", "ot"])
+@pytest.mark.parametrize("matching", [name for name, head in MATCHING.items() if head.aligns])
 def test_the_scores_of_a_model_are_those_of_plain_loops(scenes, scenes_model, processor, matching):
     torch.manual_seed(0)
     model = OmitModel(tiny_config(matching=matching, text_config=scenes_model.config.text_config.to_dict())).eval()
@@ -333,9 +333,10 @@ def test_the_model_comes_back_in_its_mode(scenes, scenes_model, processor):
     assert scenes_model.training
 
 
-def test_a_head_that_does_not_align(scenes, scenes_model, processor):
-    model = OmitModel(tiny_config(matching="mean", text_config=scenes_model.config.text_config.to_dict()))
-    with pytest.raises(ValueError, match="matching is 'mean', which pools each side into one vector"):
+@pytest.mark.parametrize("matching", ["mean", "gpo", "pem"])
+def test_a_head_that_does_not_align(scenes, scenes_model, processor, matching):
+    model = OmitModel(tiny_config(matching=matching, text_config=scenes_model.config.text_config.to_dict()))
+    with pytest.raises(ValueError, match=f"matching is '{matching}', which pools each side into one vector"):
         evaluate_alignment(model, processor, scenes["test"], progress=False)
 
 
