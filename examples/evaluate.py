@@ -16,12 +16,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from accelerate import Accelerator
-from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.data import check_data, load_image_text
 from omit_hf.evaluation import (
     SplitPairs,
     check_similarity_file,
@@ -34,7 +32,14 @@ from omit_hf.evaluation import (
 )
 from omit_hf.evaluation.protocols import PROTOCOLS, TASKS, prepare
 from omit_hf.hub import eval_results, with_results
-from omit_hf.training import HelpFormatter, Recipe, json_object, read_recipe_file, use_cpu_threads, write_atomically
+from omit_hf.training import (
+    HelpFormatter,
+    data_of_model,
+    json_object,
+    load_split,
+    use_cpu_threads,
+    write_atomically,
+)
 
 
 @dataclass
@@ -147,17 +152,10 @@ def check_outputs(arguments) -> None:
 
 def load(arguments, device):
     """The model, its processor and the split."""
-    options = arguments.data_options
-    if arguments.data is None:
-        recipe = Recipe(**read_recipe_file(model_file(arguments.model, "recipe.yaml")))
-        arguments.data, options = recipe.data, {**(recipe.data_options or {}), **options}
+    arguments.data, options = data_of_model(arguments.model, arguments.data, arguments.data_options)
     model = OmitModel.from_pretrained(arguments.model).to(device)
     processor = OmitProcessor.from_pretrained(arguments.model)
-    data = load_image_text(arguments.data, **options)
-    if arguments.split not in data:
-        raise ValueError(f"split is {arguments.split!r}; expected one of {', '.join(data)}.")
-    check_data(data, [arguments.split])
-    return model, processor, data[arguments.split]
+    return model, processor, load_split(arguments.data, options, arguments.split)
 
 
 def report(arguments, similarity, pairs, measures, among) -> None:
@@ -182,12 +180,6 @@ def report(arguments, similarity, pairs, measures, among) -> None:
             for entry in eval_results(result.metrics, result.name, result.dataset, pairs.split)
         ]
         write_atomically(card, with_results(card.read_text(encoding="utf-8"), card.resolve().parent.name, entries))
-
-
-def model_file(model: str, name: str) -> Path:
-    if Path(model).is_dir() and not (Path(model) / name).is_file():
-        raise FileNotFoundError(f"{model} has no {name} that names its data; give --data.")
-    return Path(model) / name if Path(model).is_dir() else Path(hf_hub_download(model, name))
 
 
 if __name__ == "__main__":

@@ -61,6 +61,31 @@ def karpathy(folder: Path) -> tuple[Path, Path]:
     return folder / "dataset.json", folder / "images"
 
 
+def entities(folder: Path) -> Path:
+    """What Flickr30K Entities would have of the test images of `karpathy`: their captions with the phrases marked and
+    commas parted from the words, and the boxes in pixels from 1."""
+    for name in ("Sentences", "Annotations"):
+        (folder / name).mkdir(parents=True)
+    for number, row in enumerate(_scenes()["test"]):
+        lines = list(row["captions"])
+        for phrase in sorted(row["phrases"], key=lambda each: -each["start"]):
+            start, end, line = phrase["start"], phrase["end"], lines[phrase["caption"]]
+            marked = f"[/EN#{100 + phrase['object']}/other/toys {line[start:end]}]"
+            lines[phrase["caption"]] = f"{line[:start]}{marked}{line[end:]}"
+        text = "".join(f"{line.replace(',', ' ,')} .\n" for line in lines)
+        (folder / "Sentences" / f"test{number}.txt").write_text(text)
+        objects = ""
+        for place, (x0, y0, x1, y1) in enumerate(row["boxes"]):
+            corners = zip(("xmin", "ymin", "xmax", "ymax"), (x0 + 1, y0 + 1, x1, y1), strict=True)
+            box = "".join(f"<{name}>{int(value)}</{name}>" for name, value in corners)
+            objects += f"<object><name>{100 + place}</name><bndbox>{box}</bndbox></object>"
+        size = "<size><width>96</width><height>96</height><depth>3</depth></size>"
+        (folder / "Annotations" / f"test{number}.xml").write_text(
+            f"<annotation><filename>test{number}.jpg</filename>{size}{objects}</annotation>"
+        )
+    return folder
+
+
 def regions(folder: Path) -> Path:
     """The same captions with regions of 10 numbers, in the layout of SCAN and VSE∞."""
     random = np.random.default_rng(0)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import PIL.Image
 import torch
 from datasets import Dataset
 
@@ -72,7 +73,7 @@ class ImageTextInputs:
         """
         numbers = [int(number) for number in numbers]
         if self._source == "image":
-            return dict(self.processor(images=[self._picture(number) for number in numbers]))
+            return dict(self.processor(images=[self.picture(number) for number in numbers]))
         arrays = [self._images[number][self._source] for number in numbers]
         if len({array.shape for array in arrays}) > 1:
             shapes = sorted({array.shape for array in arrays})
@@ -92,7 +93,7 @@ class ImageTextInputs:
         """Inputs of the model for some captions and their images, and the number of each image as `image_ids`."""
         images, augmentation = self.caption_image_index[list(numbers)], self.augmentation
         if augmentation is not None and (augmentation.crop < 1 or augmentation.flip):
-            pictures = zip((self._picture(int(image)) for image in images), numbers, strict=True)
+            pictures = zip((self.picture(int(image)) for image in images), numbers, strict=True)
             inputs = dict(self.processor(images=[augmentation.picture(*pair) for pair in pictures]))
         else:
             inputs = self.images(images)
@@ -102,7 +103,12 @@ class ImageTextInputs:
             inputs |= self.texts(numbers)
         return {**inputs, "image_ids": torch.from_numpy(images)}
 
-    def _picture(self, number: int):
+    def picture(self, number: int) -> PIL.Image.Image:
+        """The picture of an image, upright and in RGB.
+
+        Raises:
+            ValueError: if it cannot be read.
+        """
         try:
             return open_picture(self._images[number]["image"])
         except Exception as error:

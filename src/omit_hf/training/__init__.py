@@ -5,7 +5,9 @@ from omit_hf.training.loop import train, usable_cores, use_cpu_threads
 from omit_hf.training.recipe import (
     HelpFormatter,
     Recipe,
+    data_of_model,
     json_object,
+    load_split,
     parse_recipe,
     read_mapping,
     read_recipe_file,
@@ -18,6 +20,8 @@ __all__ = [
     "HelpFormatter",
     "Recipe",
     "json_object",
+    "data_of_model",
+    "load_split",
     "parse_recipe",
     "read_mapping",
     "read_recipe_file",

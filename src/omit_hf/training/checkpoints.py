@@ -12,9 +12,9 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from omit_hf.training.recipe import Recipe, read_recipe_file, write_recipe_file
+from omit_hf.training.recipe import RECIPE_FILE, Recipe, read_recipe_file, write_recipe_file
 
-RECIPE_FILE, METRICS_FILE, CARD_FILE = "recipe.yaml", "metrics.json", "README.md"
+METRICS_FILE, CARD_FILE = "metrics.json", "README.md"
 LOG_FILE = "train_log.jsonl"
 CHECKPOINTS, PROGRESS_FILE = "checkpoints", "progress.json"
 # Patterns of all that a run writes; nothing else is ever deleted.

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
+from datasets import Dataset
+from huggingface_hub import hf_hub_download
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, HfArgumentParser
 
+from omit_hf.data import check_data, load_image_text
 from omit_hf.modeling.configuration_omit import Matching, OmitConfig, check_fields
 
+RECIPE_FILE = "recipe.yaml"  # beside the model
 BACKBONES = ("vision_model", "text_model", "vision_config", "text_config")
 
 
@@ -350,6 +354,39 @@ def recipe_value(where: str, name: str, value):
         except ValueError as error:
             raise ValueError(f"{where}: {name} is {value!r}; expected a number.") from error
     return value
+
+
+def data_of_model(model: str | Path, data: str | None = None, data_options: dict | None = None) -> tuple[str, dict]:
+    """The source and the options of the data to measure a published model on.
+
+    Args:
+        model: folder or Hub id.
+        data: any source that training takes; by default what the recipe beside the model says.
+        data_options: of the loader; over those of the recipe, where that gives the data.
+
+    Raises:
+        OSError: if there is no recipe beside the model, and no data are given.
+    """
+    if data is not None:
+        return data, data_options or {}
+    if Path(model).is_dir() and not (Path(model) / RECIPE_FILE).is_file():
+        raise FileNotFoundError(f"{model} has no {RECIPE_FILE} that names its data; give --data.")
+    file = Path(model) / RECIPE_FILE if Path(model).is_dir() else hf_hub_download(str(model), RECIPE_FILE)
+    recipe = Recipe(**read_recipe_file(file))
+    return recipe.data, {**(recipe.data_options or {}), **(data_options or {})}
+
+
+def load_split(data: str, data_options: dict, split: str) -> Dataset:
+    """One split of a source, checked.
+
+    Raises:
+        ValueError: if there is no such split, or with all that is wrong with it; and what `load_image_text` raises.
+    """
+    splits = load_image_text(data, **data_options)
+    if split not in splits:
+        raise ValueError(f"split is {split!r}; expected one of {', '.join(splits)}.")
+    check_data(splits, [split])
+    return splits[split]
 
 
 def write_recipe_file(recipe: Recipe, file: str | Path) -> None:

@@ -1,0 +1,68 @@
+"""Measure whether a model finds the words of a phrase in the box of what the phrase names.
+
+    python examples/evaluate_alignment.py outputs/scenes
+    python examples/evaluate_alignment.py outputs/flickr30k_clip --entities flickr30k_entities --markdown alignment.md
+
+Scenes know their boxes. Flickr30K gets them from the annotations of Flickr30K Entities, of which those are used that
+are of the images of the split; never its own split for a model that was trained on Karpathy's.
+"""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from accelerate import PartialState
+from huggingface_hub.errors import StrictDataclassError
+from transformers import HfArgumentParser
+
+from omit_hf import OmitModel, OmitProcessor
+from omit_hf.data import load_entities
+from omit_hf.evaluation import alignment_table, evaluate_alignment
+from omit_hf.training import HelpFormatter, data_of_model, json_object, load_split
+from omit_hf.training.checkpoints import write_atomically
+
+
+@dataclass
+class Arguments:
+    data: str | None = field(
+        default=None, metadata={"help": "Any source that training takes; by default what the model's recipe.yaml says."}
+    )
+    split: str = field(default="test", metadata={"help": "train, validation or test."})
+    entities: str | None = field(
+        default=None, metadata={"help": "Folder of Flickr30K Entities, with its Sentences and Annotations."}
+    )
+    batch_size: int = field(default=32, metadata={"help": "Images encoded at once, with their captions."})
+    json: str | None = field(default=None, metadata={"help": "File to write the scores to, as JSON."})
+    markdown: str | None = field(default=None, metadata={"help": "File to write the table to."})
+
+
+def main() -> None:
+    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument("model", help="Folder or Hub id of an OmitModel.")
+    parser.add_argument("--data_options", type=json_object, default={}, help="Options of the data's loader, as JSON.")
+    arguments = parser.parse_args()
+
+    model = OmitModel.from_pretrained(arguments.model).to(PartialState().device)
+    processor = OmitProcessor.from_pretrained(arguments.model)
+    data, options = data_of_model(arguments.model, arguments.data, arguments.data_options)
+    split = load_split(data, options, arguments.split)
+    if arguments.entities is not None:
+        split, report = load_entities(arguments.entities, split)
+        print(f"{report}\n")
+    metrics = evaluate_alignment(model, processor, split, batch_size=arguments.batch_size)
+    table = alignment_table(metrics)
+    print(table)
+    if arguments.json is not None:
+        write_atomically(Path(arguments.json), json.dumps(metrics, indent=2) + "\n")
+    if arguments.markdown is not None:
+        write_atomically(Path(arguments.markdown), table + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except StrictDataclassError as error:
+        sys.exit(f"error: {error.__cause__}")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import (
+    BitImageProcessor,
+    CLIPImageProcessor,
+    ConvNextImageProcessor,
+    EfficientNetImageProcessor,
+    ViTImageProcessor,
+)
+
+from omit_hf.evaluation.cells import centre_inside, grid_cells, grid_shape, share_inside, window_of
+
+SIZES = [(500, 333), (375, 500), (96, 96), (61, 100), (251, 163)]
+
+
+def whole(width, height):
+    return [0, 0, width, height]
+
+
+def centre_crop(width, height, shortest, crop):
+    """The shorter side to `shortest`, the longer one cut to whole pixels; then a crop around the middle."""
+    scale = shortest / min(width, height)
+    resized = [shortest if side == min(width, height) else int(scale * side) for side in (width, height)]
+    first = [int((side - crop) / 2) if side >= crop else -((crop - side + 1) // 2) for side in resized]
+    factors = [width / resized[0], height / resized[1]]
+    sides = list(zip(first, factors, strict=True))
+    return [*(a * factor for a, factor in sides), *((a + crop) * factor for a, factor in sides)]
+
+
+PROCESSORS = {
+    "as it is": (ViTImageProcessor(do_resize=False), whole),
+    "squeezed": (ViTImageProcessor(), whole),
+    "squeezed, of a model that scales otherwise": (EfficientNetImageProcessor(), whole),
+    "cropped": (CLIPImageProcessor(), lambda w, h: centre_crop(w, h, 224, 224)),
+    "cropped closer": (
+        BitImageProcessor(size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}),
+        lambda w, h: centre_crop(w, h, 256, 224),
+    ),
+    "cropped by a share": (
+        ConvNextImageProcessor(size={"shortest_edge": 224}, crop_pct=0.875),
+        lambda w, h: centre_crop(w, h, 256, 224),
+    ),
+    "small": (ViTImageProcessor(size={"height": 32, "width": 48}), whole),
+}
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_what_a_processor_shows_of_a_picture(name, width, height):
+    processor, expected = PROCESSORS[name]
+    np.testing.assert_allclose(window_of(processor, width, height), expected(width, height), atol=1e-9)
+
+
+def test_a_strip_of_a_long_picture_is_found_to_a_pixel():
+    processor, expected = PROCESSORS["cropped closer"]
+    np.testing.assert_allclose(window_of(processor, 640, 101), expected(640, 101), atol=1)
+
+
+def test_padding_lies_beyond_the_picture():
+    processor = CLIPImageProcessor(do_resize=False, crop_size={"height": 120, "width": 120})
+    np.testing.assert_allclose(window_of(processor, 96, 300), [-12, 90, 108, 210])
+
+
+class Flips:
+    def __call__(self, images, **kwargs):
+        return {"pixel_values": np.asarray(images[0], dtype=float).transpose(2, 0, 1)[None, :, :, ::-1]}
+
+
+class Bends:
+    def __call__(self, images, **kwargs):
+        pixels = np.asarray(images[0], dtype=float).transpose(2, 0, 1)[None]
+        return {
+            "pixel_values": pixels[..., (np.linspace(0, 1, pixels.shape[-1]) ** 2 * (pixels.shape[-1] - 1)).astype(int)]
+        }
+
+
+class Tiles:
+    def __call__(self, images, **kwargs):
+        return {"pixel_values": np.zeros((1, 4, 3, 32, 32))}
+
+
+class Blank:
+    def __call__(self, images, **kwargs):
+        return {"pixel_values": np.zeros((1, 3, 32, 32))}
+
+
+@pytest.mark.parametrize("processor", [Flips(), Bends(), Tiles(), Blank()])
+def test_what_is_no_resizing_and_cropping(processor):
+    with pytest.raises(ValueError, match=f"{type(processor).__name__} does something else with a picture than resize"):
+        window_of(processor, 200, 100)
+
+
+def test_a_picture_too_small_to_measure():
+    with pytest.raises(ValueError, match="picture has 200 x 15 pixels; expected at least 16 x 16"):
+        window_of(ViTImageProcessor(), 200, 15)
+
+
+def test_cells_row_by_row():
+    cells = grid_cells(np.array([10.0, 0.0, 40.0, 20.0]), rows=2, columns=3)
+    assert cells[:4].tolist() == [[10, 0, 20, 10], [20, 0, 30, 10], [30, 0, 40, 10], [10, 10, 20, 20]]
+    assert len(cells) == 6
+
+
+def test_grids():
+    assert grid_shape(40, (224, 224), torch.zeros(2, 8, 5, 8)) == (5, 8)
+    assert grid_shape(49, (224, 224), torch.zeros(2, 50, 8)) == (7, 7)
+    assert grid_shape(20, (64, 80)) == (4, 5)
+    assert grid_shape(12, (96, 32)) == (6, 2)
+    with pytest.raises(ValueError, match="image of 224 x 224 pixels has 50 cells, which are no grid of square ones"):
+        grid_shape(50, (224, 224))
+
+
+def rectangles(least, most):
+    side = st.tuples(st.integers(0, 12), st.integers(0, 12)).map(sorted).filter(lambda ends: ends[0] < ends[1])
+    return st.lists(st.builds(lambda x, y: [x[0], y[0], x[1], y[1]], side, side), min_size=least, max_size=most)
+
+
+@given(rectangles(1, 4), rectangles(0, 4))
+def test_shares_are_counted_pixels(cells, boxes):
+    shares = share_inside(np.array(cells), np.array(boxes))
+    for (x0, y0, x1, y1), share in zip(cells, shares, strict=True):
+        inside = [
+            any(a <= x and x + 1 <= c and b <= y and y + 1 <= d for a, b, c, d in boxes)
+            for x in range(x0, x1)
+            for y in range(y0, y1)
+        ]
+        assert share == pytest.approx(sum(inside) / len(inside))
+
+
+def test_a_centre_on_the_edge_is_not_inside():
+    cells = np.array([[0, 0, 4, 4], [2, 0, 6, 4], [1, 0, 5, 4]])
+    boxes = np.array([[2, 0, 4, 4]])
+    assert centre_inside(cells, boxes).tolist() == [False, False, True]
+    assert centre_inside(cells, np.array([[2, 0, 4, 4], [1, 1, 3, 3]])).tolist() == [True, False, True]
+    assert centre_inside(cells, np.empty((0, 4))).tolist() == [False] * 3
+
+
+def test_a_cell_without_an_area():
+    cells = np.array([[2.0, 2.0, 2.0, 5.0], [9.0, 2.0, 9.0, 2.0]])
+    assert share_inside(cells, np.array([[1, 1, 4, 4]])).tolist() == [1, 0]
