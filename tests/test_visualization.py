@@ -71,6 +71,10 @@ def no_overlap(figure) -> None:
                 assert width < 2 or height < 2, (texts[number].get_text(), text.get_text())
 
 
+def twice(found: WordAlignment, picture: Image.Image) -> Figure:
+    return draw_comparison([found, found], ["a", "b"], picture)
+
+
 def test_a_panel_for_the_picture_and_one_for_each_word(scenes, scenes_model, processor):
     row = scenes["test"][0]
     figure = explain(scenes_model, processor, row["image"], row["captions"][0])
@@ -158,14 +162,24 @@ def test_without_transport_there_is_no_number_and_no_bar(scenes_model, processor
     assert not any(axis.patches for axis in figure.axes)
 
 
+def test_a_large_picture_is_drawn_no_larger_than_it_is_seen():
+    large = alignment(SMALL.plan, area=(0, 0, 4000, 2000))
+    large.width, large.height = 4000, 2000
+    for axis in draw_words(large, PICTURE.resize((4000, 2000))).axes[:2]:
+        assert axis.get_images()[0].get_size() == (400, 800)
+        assert axis.get_images()[0].get_extent() == [0, 4000, 2000, 0]
+
+
+@pytest.mark.parametrize("draw", [draw_words, draw_plan, twice])
+def test_another_picture_than_the_aligned_one(draw):
+    with pytest.raises(ValueError, match="The picture has 40 x 80 pixels, and the aligned one 80 x 40"):
+        draw(SMALL, PICTURE.rotate(90, expand=True))
+
+
 def test_unknown_words_are_called_so():
     strange = alignment(SMALL.plan)
     strange.known[1] = False
     assert "star (unknown)  25%" in titled(draw_words(strange, PICTURE))
-
-
-def twice(found: WordAlignment, picture: Image.Image) -> Figure:
-    return draw_comparison([found, found], ["a", "b"], picture)
 
 
 @pytest.mark.parametrize("size", [(96, 96), (900, 60), (60, 900)])
@@ -173,7 +187,7 @@ def twice(found: WordAlignment, picture: Image.Image) -> Figure:
     "draw", [draw_words, draw_plan, lambda *given: draw_comparison([given[0]] * 2, "ab", given[1])]
 )
 def test_long_sentences_and_long_pictures_are_legible(draw, size):
-    words = ["$5", "a", "incomprehensibilities", "of", "$6", *["otherwise"] * 25]
+    words = ["$5", "a", "incomprehensibilities", "of", "$_$", *["otherwise"] * 25]
     plan = np.random.default_rng(0).dirichlet(np.ones(31 * 50)).reshape(50, 31)
     long = alignment(plan, words, grid=(7, 7), area=(0, 0, *size))
     long.width, long.height = size

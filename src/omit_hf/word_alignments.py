@@ -313,33 +313,36 @@ def seen_area(processor, width: int, height: int) -> tuple[float, float, float, 
     Raises:
         ValueError: if what comes out is no part of the picture, scaled.
     """
+    sizes = (width, height)
     area = np.array([[0, width], [0, height]], dtype=np.float64)
-    for _ in range(2):  # a second time with all colours in the part that was found, for precision
-        colours = []
-        for (low, high), size in zip(area, (width, height), strict=True):
-            share = (np.arange(size) + 0.5 - low) / (high - low)
-            colours.append(np.clip(np.round(255 * share), 0, 255).astype(np.uint8))
+    for final in (False, True):  # first roughly, so that all colours can then lie in the part that is kept
+        x, y = (
+            np.clip(np.round(255 * (np.arange(size) + 0.5 - low) / (high - low)), 0, 255)
+            for (low, high), size in zip(area, sizes, strict=True)
+        )
         shown = np.empty((height, width, 3), dtype=np.uint8)
-        shown[..., 0] = shown[..., 2] = colours[0]  # twice, since some processors swap red and blue
-        shown[..., 1] = colours[1][:, None]
+        shown[..., 0] = shown[..., 2] = x  # twice, since some processors swap red and blue
+        shown[..., 1] = y[:, None]
         options = {"do_normalize": False, "do_rescale": False}
         seen = processor(images=Image.fromarray(shown), **options)["pixel_values"][0].double().numpy()
         for axis, profile in enumerate((seen[0, seen.shape[1] // 2], seen[1, :, seen.shape[2] // 2])):
-            count = len(profile)
-            inner = slice(count // 4, count - count // 4)  # resampling bends the ends
-            places = np.arange(count)[inner] + 0.5
-            low, high = area[axis]
-            positions = low + profile[inner] / 255 * (high - low)
-            if (width, height)[axis] == 1 or len(places) == 1:
+            (low, high), count = area[axis], len(profile)
+            positions, step = low + profile / 255 * (high - low), (high - low) / 255
+            if sizes[axis] == 1 or count <= 3:  # too few colours to fit a line to; all of it, then
                 continue
-            slope, start = np.polyfit(places, positions, 1)
-            if slope <= 0 or np.abs(start + slope * places - positions).max() > 0.05 * slope * count:
-                raise ValueError(
-                    f"{type(processor.image_processor).__name__} makes something else of a picture of {width} x "
-                    f"{height} pixels than a part of it, scaled; expected one that resizes and crops alone."
-                )
-            area[axis] = start, start + slope * count
-    for edges, size in zip(area, (width, height), strict=True):  # colours are coarse: at the frame means on it
+            if not final:
+                area[axis] = np.clip((positions.min() - 2 * step, positions.max() + 2 * step), 0, sizes[axis])
+            else:
+                inner = slice(count // 4, count - count // 4)  # resampling bends the ends
+                places, positions = np.arange(count)[inner] + 0.5, positions[inner]
+                slope, start = np.polyfit(places, positions, 1)
+                if slope <= 0 or np.abs(start + slope * places - positions).max() > 0.05 * slope * count:
+                    raise ValueError(
+                        f"{type(processor.image_processor).__name__} makes something else of a picture of {width} x "
+                        f"{height} pixels than a part of it, scaled; expected one that resizes and crops alone."
+                    )
+                area[axis] = start, start + slope * count
+    for edges, size in zip(area, sizes, strict=True):  # colours are coarse: at the frame means on it
         for frame in (0, size):
             edges[np.abs(edges - frame) < 0.005 * size] = frame
     (left, right), (top, bottom) = area.tolist()

@@ -7,7 +7,6 @@ from difflib import SequenceMatcher
 from matplotlib.figure import Figure
 from PIL import Image
 
-from omit_hf.modeling.pictures_omit import rgb_picture
 from omit_hf.visualization.panels import (
     GAP,
     PALE,
@@ -17,6 +16,7 @@ from omit_hf.visualization.panels import (
     panel_size,
     picture_panel,
     place,
+    shown_picture,
     word_panel,
     write,
 )
@@ -40,8 +40,7 @@ def draw_comparison(
         picture: the one that was aligned; None for an empty frame.
 
     Raises:
-        ValueError: if there is none, names are not as many, they are of pictures of other sizes, or regions have no
-            boxes.
+        ValueError: if there is none, names are not as many, pictures have other sizes, or regions have no boxes.
     """
     if not alignments or len(alignments) != len(names):
         raise ValueError(f"There are {len(alignments)} alignments and {len(names)} names; expected as many, from one.")
@@ -49,7 +48,7 @@ def draw_comparison(
     sizes = sorted({(each.width, each.height) for each in alignments})
     if len(sizes) > 1:
         raise ValueError(f"The alignments are of pictures of the sizes {sizes}; expected those of one picture.")
-    picture = None if picture is None else rgb_picture(picture)
+    picture = shown_picture(picture, first)
     width, height = size = panel_size(first)
     words = len(first.words)
     across = min(words, MOST_PANELS - 1, max(1, int((ACROSS - GAP) / (width + GAP)) - 1))

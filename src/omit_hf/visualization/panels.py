@@ -16,6 +16,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.textpath import text_to_path
 from PIL import Image
 
+from omit_hf.modeling.pictures_omit import rgb_picture
 from omit_hf.word_alignments import WordAlignment
 
 # Without viridis's palest fifth, which is lighter than a pale picture and would not darken it.
@@ -27,7 +28,27 @@ PANEL = 1.6  # side of a square panel; others have the same area
 TITLE, UNDER, GAP = 0.24, 0.16, 0.12  # above a panel, below it, and to the next
 SCALE_WIDTH = 1.1
 BOXES = 3  # the best regions of a word
+SHOWN_PIXELS = 800  # on a side of a picture, of which a figure may hold dozens
 FAINTEST = 0.05  # share of a word's mass, below which a box is not drawn
+
+
+def shown_picture(picture: Image.Image | None, alignment: WordAlignment) -> Image.Image | None:
+    """The picture that was aligned, no larger than it can be seen.
+
+    Raises:
+        ValueError: if it has another size than that one.
+    """
+    if picture is None:
+        return None
+    picture = rgb_picture(picture)
+    if picture.size != (alignment.width, alignment.height):
+        raise ValueError(
+            f"The picture has {picture.width} x {picture.height} pixels, and the aligned one {alignment.width} x "
+            f"{alignment.height}; expected the same one."
+        )
+    picture = picture.copy()
+    picture.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
+    return picture
 
 
 def panel_size(alignment: WordAlignment) -> tuple[float, float]:

@@ -6,8 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from omit_hf.modeling.pictures_omit import rgb_picture
-from omit_hf.visualization.panels import BAR, GAP, colour_scale, fitted, heat_map, place
+from omit_hf.visualization.panels import BAR, GAP, colour_scale, fitted, heat_map, place, shown_picture
 from omit_hf.word_alignments import WordAlignment
 
 ROW, THUMBNAIL = 0.34, 0.32
@@ -32,7 +31,7 @@ def draw_plan(alignment: WordAlignment, picture: Image.Image | None = None, frag
         fragments: rows, at least one.
 
     Raises:
-        ValueError: if the head does not transport, or `fragments` is below 1.
+        ValueError: if the head does not transport, `fragments` is below 1, or the picture has another size.
     """
     if alignment.plan is None:
         raise ValueError(
@@ -57,7 +56,7 @@ def draw_plan(alignment: WordAlignment, picture: Image.Image | None = None, frag
     right = left + alignment.plan.shape[1] * width + len(columns) * APART
     bottom = HEAD + sum(map(len, rows)) * ROW + len(rows) * APART
     figure = Figure(figsize=(right + BARS + GAP, bottom + BARS + GAP))
-    picture = None if picture is None else rgb_picture(picture)
+    picture = shown_picture(picture, alignment)
 
     row_most = max(alignment.plan.sum(axis=1).max(), alignment.row_marginals.max())
     column_most = alignment.column_marginals.max()
@@ -72,7 +71,7 @@ def draw_plan(alignment: WordAlignment, picture: Image.Image | None = None, frag
             x += len(across) * width + APART
         _row_names(figure, block, top)
         if picture is not None and alignment.places() is not None:
-            _thumbnails(figure, block, top, picture, alignment.places(), dustbins)
+            _thumbnails(figure, block, top, picture, alignment)
         every = [("", list(range(alignment.plan.shape[1])))]
         masses = _sums(alignment.plan, block, every)[:, 0]
         marginals = [alignment.row_marginals[numbers].sum() for _, numbers in block]
@@ -163,16 +162,15 @@ def _row_names(figure: Figure, block: Block, top: float) -> None:
         axis.text(0.95, row + 0.5, text, fontsize=size, ha="right", va="center")
 
 
-def _thumbnails(
-    figure: Figure, block: Block, top: float, picture: Image.Image, places: np.ndarray, dustbins: int
-) -> None:
+def _thumbnails(figure: Figure, block: Block, top: float, picture: Image.Image, alignment: WordAlignment) -> None:
     """A glimpse of the picture at the fragments of a block, where it has single ones."""
+    places, dustbins = alignment.places(), int(alignment.has_dustbins)
     for row, (_, numbers) in enumerate(block):
         if len(numbers) > 1 or numbers[0] < dustbins:
             continue
         axis = place(figure, GAP + LABELS, top + row * ROW + 0.02, THUMBNAIL - 0.04, ROW - 0.04)
         x0, y0, x1, y1 = places[numbers[0] - dustbins]
-        axis.imshow(picture, extent=(0, picture.width, picture.height, 0))
+        axis.imshow(picture, extent=(0, alignment.width, alignment.height, 0))
         axis.set_xlim(x0, max(x1, x0 + 1))
         axis.set_ylim(max(y1, y0 + 1), y0)
 

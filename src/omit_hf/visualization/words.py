@@ -5,8 +5,17 @@ import math
 from matplotlib.figure import Figure
 from PIL import Image
 
-from omit_hf.modeling.pictures_omit import rgb_picture
-from omit_hf.visualization.panels import GAP, TITLE, UNDER, colour_scale, panel_size, picture_panel, place, word_panel
+from omit_hf.visualization.panels import (
+    GAP,
+    TITLE,
+    UNDER,
+    colour_scale,
+    panel_size,
+    picture_panel,
+    place,
+    shown_picture,
+    word_panel,
+)
 from omit_hf.word_alignments import WordAlignment, word_alignment
 
 ACROSS = 14.0  # inches
@@ -44,9 +53,9 @@ def draw_words(alignment: WordAlignment, picture: Image.Image | None = None) -> 
         picture: the one that was aligned; None for an empty frame.
 
     Raises:
-        ValueError: for regions without boxes.
+        ValueError: for regions without boxes, or a picture of another size.
     """
-    picture = None if picture is None else rgb_picture(picture)
+    picture = shown_picture(picture, alignment)
     width, height = size = panel_size(alignment)
     panels = len(alignment.words) + 1
     across = min(panels, MOST_PANELS, max(1, int((ACROSS - GAP) / (width + GAP))))
