@@ -1,14 +1,18 @@
-"""Measure image-text retrieval of a model on a split.
+"""Measure image-text retrieval of a model on a split, or by the protocols of the literature.
 
     python examples/evaluate.py outputs/scenes
     python examples/evaluate.py outputs/scenes --split validation --json validation.json
+    python examples/evaluate.py outputs/scenes --protocol exhaustive --card outputs/scenes/README.md
     accelerate launch --multi_gpu examples/evaluate.py user/model --data dataset_flickr30k.json \\
-        --data_options '{"image_folder": "flickr30k-images"}'
+        --data_options '{"image_folder": "flickr30k-images"}' --protocol flickr30k_1k
+    python examples/evaluate.py outputs/coco --protocol coco_5k coco_1k cxc eccv --annotations annotations
+    python examples/evaluate.py outputs/one --save_similarity one.safetensors
+    python examples/evaluate.py --ensemble one.safetensors two.safetensors --protocol coco_5k
 """
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -16,8 +20,26 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.evaluation import evaluate_split, metrics_table
-from omit_hf.training import HelpFormatter, json_object, load_split, use_cpu_threads
+from omit_hf.evaluation import (
+    SplitPairs,
+    check_similarity_file,
+    ensemble,
+    metrics_table,
+    pairs_metrics,
+    same_side_similarity,
+    save_similarity,
+    split_similarity,
+)
+from omit_hf.evaluation.protocols import PROTOCOLS, TASKS, prepare
+from omit_hf.hub import eval_results, with_results
+from omit_hf.training import (
+    HelpFormatter,
+    data_of_model,
+    json_object,
+    load_split,
+    use_cpu_threads,
+    write_atomically,
+)
 
 
 @dataclass
@@ -26,32 +48,138 @@ class Arguments:
         default=None, metadata={"help": "Any source that training takes; by default what the model's recipe.yaml says."}
     )
     split: str = field(default="test", metadata={"help": "train, validation or test."})
+    annotations: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of dataset_coco.json (cxc, eccv), sits_test.csv, sis_test.csv and sts_test.csv (cxc)."
+        },
+    )
     batch_size: int = field(default=128, metadata={"help": "Images or captions encoded at once."})
     memory: int = field(
         default=2**26, metadata={"help": "Bytes for the intermediate results of scoring a tile of pairs."}
     )
-    json: str | None = field(default=None, metadata={"help": "File to write the metrics to, as JSON."})
+    json: str | None = field(
+        default=None, metadata={"help": "File to write the metrics to, as JSON; of protocols, by their names."}
+    )
+    markdown: str | None = field(default=None, metadata={"help": "File to write the tables to."})
+    card: str | None = field(
+        default=None, metadata={"help": "README.md of a model, whose model-index gets the results of --protocol."}
+    )
+    save_similarity: str | None = field(
+        default=None, metadata={"help": "File to write the similarity of all pairs to, .safetensors, for --ensemble."}
+    )
     cpu_threads: int = field(default=0, metadata={"help": "Threads of each process on a CPU; 0 shares out the cores."})
 
 
 def main() -> None:
-    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument("model", help="Folder or Hub id of an OmitModel.")
-    parser.add_argument("--data_options", type=json_object, default={}, help="Options of the data's loader, as JSON.")
-    arguments = parser.parse_args()
+    arguments = parse_arguments()
     accelerator = Accelerator()
     use_cpu_threads(accelerator, arguments.cpu_threads)
+    check_outputs(arguments)
+    similarity, model, split = None, None, None
+    if arguments.ensemble:
+        similarity, pairs = ensemble(arguments.ensemble)
+    else:
+        model, processor, split = load(arguments, accelerator.device)
+        pairs = SplitPairs.of(split, arguments.split, Path(arguments.data).stem)
+    tasks = arguments.tasks or [task for task in TASKS if model is not None or task in ("i2t", "t2i")]
+    measures = {name: prepare(name, pairs, arguments.annotations, tasks) for name in arguments.protocol}
 
-    model = OmitModel.from_pretrained(arguments.model).to(accelerator.device)
-    processor = OmitProcessor.from_pretrained(arguments.model)
-    split = load_split(arguments.model, arguments.split, arguments.data, arguments.data_options)
-    metrics, _ = evaluate_split(
-        model, processor, split, batch_size=arguments.batch_size, memory_budget=arguments.memory
-    )
-    accelerator.print(metrics_table(metrics))
-    if arguments.json is not None and accelerator.is_main_process:
-        Path(arguments.json).write_text(json.dumps(metrics, indent=2) + "\n")
+    options = {"batch_size": arguments.batch_size, "memory_budget": arguments.memory}
+    among = {}  # the similarity of images, and of captions, among each other
+    if model is not None:
+        similarity = split_similarity(model, processor, split, **options)
+        for task, side in (("i2i", "image"), ("t2t", "text")):
+            if "cxc" in measures and task in tasks:
+                among[f"{side}_similarity"] = same_side_similarity(model, processor, split, side, **options)
+    if accelerator.is_main_process:
+        if arguments.save_similarity is not None:
+            save_similarity(arguments.save_similarity, similarity, pairs)
+        report(arguments, similarity, pairs, measures, among)
     accelerator.end_training()
+
+
+def parse_arguments():
+    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument("model", nargs="?", help="Folder or Hub id of an OmitModel.")
+    parser.add_argument("--data_options", type=json_object, default={}, help="Options of the data's loader, as JSON.")
+    parser.add_argument(
+        "--protocol",
+        nargs="+",
+        choices=PROTOCOLS,
+        default=[],
+        help="What to measure instead of retrieval on the split as it is; several share the similarity.",
+    )
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=TASKS,
+        default=[],
+        help="Of cxc; by default all four, or i2t and t2i with --ensemble. t2t compares 25 000 captions.",
+    )
+    parser.add_argument(
+        "--ensemble",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="In place of a model: files of --save_similarity, whose mean is measured.",
+    )
+    return parser.parse_args()
+
+
+def check_outputs(arguments) -> None:
+    """Raise a ValueError or OSError for options that do not go together, before anything is loaded."""
+    if (arguments.model is None) != bool(arguments.ensemble):
+        given = "Neither a model nor --ensemble is" if arguments.model is None else "A model and --ensemble are both"
+        raise ValueError(f"{given} given; expected one of them.")
+    if arguments.ensemble and arguments.data is not None:
+        raise ValueError("--data is given with --ensemble, whose files hold their images and captions; leave it out.")
+    wrong = sorted({"i2i", "t2t"} & set(arguments.tasks))
+    if arguments.ensemble and wrong:
+        raise ValueError(f"--tasks has {', '.join(wrong)}, which need a model; --ensemble has i2t and t2i alone.")
+    if arguments.tasks and "cxc" not in arguments.protocol:
+        raise ValueError("--tasks is given without --protocol cxc; leave it out.")
+    if arguments.card is not None:
+        if not arguments.protocol:
+            raise ValueError("--card is given without --protocol; expected one, to name the results by.")
+        with_results(Path(arguments.card).read_text(encoding="utf-8"), "", [])
+    for file in (arguments.json, arguments.markdown):
+        if file is not None and not Path(file).parent.is_dir():
+            raise FileNotFoundError(f"There is no folder {Path(file).parent} for {Path(file).name}; make it first.")
+    if arguments.save_similarity is not None:
+        check_similarity_file(arguments.save_similarity)
+
+
+def load(arguments, device):
+    """The model, its processor and the split."""
+    arguments.data, options = data_of_model(arguments.model, arguments.data, arguments.data_options)
+    model = OmitModel.from_pretrained(arguments.model).to(device)
+    processor = OmitProcessor.from_pretrained(arguments.model)
+    return model, processor, load_split(arguments.data, options, arguments.split)
+
+
+def report(arguments, similarity, pairs, measures, among) -> None:
+    """Measure, print, and write what was asked for."""
+    if measures:
+        results = [measure(similarity, **(among if name == "cxc" else {})) for name, measure in measures.items()]
+        text = "\n".join(result.markdown() for result in results)
+        content = {result.name: asdict(result) for result in results}
+    else:
+        content = pairs_metrics(similarity, pairs)
+        text = metrics_table(content) + "\n"
+    print(text, end="")
+    if arguments.json is not None:
+        write_atomically(Path(arguments.json), json.dumps(content, indent=2) + "\n")
+    if arguments.markdown is not None:
+        write_atomically(Path(arguments.markdown), text)
+    if arguments.card is not None:
+        card = Path(arguments.card)
+        entries = [
+            entry
+            for result in results
+            for entry in eval_results(result.metrics, result.name, result.dataset, pairs.split)
+        ]
+        write_atomically(card, with_results(card.read_text(encoding="utf-8"), card.resolve().parent.name, entries))
 
 
 if __name__ == "__main__":
@@ -59,5 +187,5 @@ if __name__ == "__main__":
         main()
     except StrictDataclassError as error:
         sys.exit(f"error: {error.__cause__}")
-    except (ValueError, OSError) as error:
+    except (ImportError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -19,7 +19,7 @@ from transformers import HfArgumentParser
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.data import load_entities
 from omit_hf.evaluation import alignment_table, evaluate_alignment
-from omit_hf.training import HelpFormatter, json_object, load_split
+from omit_hf.training import HelpFormatter, data_of_model, json_object, load_split
 from omit_hf.training.checkpoints import write_atomically
 
 
@@ -45,7 +45,8 @@ def main() -> None:
 
     model = OmitModel.from_pretrained(arguments.model).to(PartialState().device)
     processor = OmitProcessor.from_pretrained(arguments.model)
-    split = load_split(arguments.model, arguments.split, arguments.data, arguments.data_options)
+    data, options = data_of_model(arguments.model, arguments.data, arguments.data_options)
+    split = load_split(data, options, arguments.split)
     if arguments.entities is not None:
         split, report = load_entities(arguments.entities, split)
         print(f"{report}\n")

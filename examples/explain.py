@@ -1,44 +1,172 @@
 """Draw where a model finds the words of a sentence in a picture.
 
-python examples/explain.py outputs/scenes picture.png "a small red circle left of a star" --output plan.png
-python examples/explain.py outputs/scenes scenes:12 --output plan.png     (test scene 12 and its first caption)
+    python examples/explain.py outputs/scenes picture.png "a small red circle left of a star" --output plan.png
+    python examples/explain.py outputs/scenes scenes:12 --draw plan --output plan.pdf
+    python examples/explain.py outputs/scenes scenes:12 --compare outputs/ot --compare_matching ot
+    python examples/explain.py outputs/regions f30k_precomp:0 --photo 1007129816.jpg
+
+By default a panel a word shows where its mass comes from, darker for more: of a grid as cells, of precomputed regions
+as the best three boxes. The bar and the number tell how much of it comes from the picture at all; the rest is the
+dustbin's, and the word is grey where that is the greater part. `--draw plan` shows the transport plan as a matrix, with
+both dustbins and the marginals. `--compare` adds a row of panels for each further model or matching method.
 """
 
-import argparse
+import inspect
+import re
 import sys
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import PIL.Image
 from huggingface_hub.errors import StrictDataclassError
-from PIL import Image
+from transformers import HfArgumentParser
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.data import load_scenes
-from omit_hf.visualization import explain
+from omit_hf.data import load_image_text, load_scenes
+from omit_hf.data.pictures import open_picture
+from omit_hf.training import HelpFormatter, json_object
+from omit_hf.visualization import check_figure_file, draw_comparison, draw_plan, draw_words, save_figure
+from omit_hf.word_alignments import WordAlignment, word_alignment
+
+SPLITS = ("train", "validation", "test")
+DRAWINGS = ("words", "plan")
+
+
+@dataclass
+class Arguments:
+    output: str = field(default="plan.png", metadata={"help": "PNG, SVG or PDF to write."})
+    draw: str = field(
+        default="words",
+        metadata={"help": "words, a panel each; or plan, the matrix with dustbins.", "choices": DRAWINGS},
+    )
+    fragments: int = field(
+        default=12, metadata={"help": "Rows of --draw plan; the other cells or regions are added up in one more."}
+    )
+    compare: list[str] = field(
+        default_factory=list, metadata={"help": "Folders or Hub ids of other models, a row of panels each."}
+    )
+    compare_matching: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Other methods without parameters, on the features of the first model, a row each."},
+    )
+    photo: str | None = field(
+        default=None,
+        metadata={"help": "Image file that the regions of SOURCE:N were found in, to draw their boxes on."},
+    )
+    split: str = field(default="test", metadata={"help": "Of SOURCE:N; train, validation or test."})
+
+
+@dataclass
+class Shown:
+    """What is explained: a picture, or regions of one that may be there."""
+
+    picture: PIL.Image.Image | None
+    captions: list[str]
+    regions: dict
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="folder or Hub id of an OmitModel")
-    parser.add_argument("picture", help="an image file, or scenes:N for test scene N")
-    parser.add_argument("sentence", nargs="?", help="a caption; for a scene, its own first caption by default")
-    parser.add_argument("--output", default="plan.png", help="PNG, SVG or PDF to write (default: %(default)s)")
+    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument("model", help="Folder or Hub id of an OmitModel.")
+    parser.add_argument(
+        "picture",
+        help="An image file; or SOURCE:N, number N (from 0) of a split of data that training takes, such as scenes:12.",
+    )
+    parser.add_argument("sentence", nargs="?", help="A caption; of SOURCE:N by default its own first one.")
+    parser.add_argument("--data_options", type=json_object, default={}, help="Options of SOURCE's loader, as JSON.")
     arguments = parser.parse_args()
+    check_figure_file(arguments.output)
+    if arguments.draw == "plan" and (arguments.compare or arguments.compare_matching):
+        parser.error("--draw plan draws one plan; leave out --compare and --compare_matching")
+    shown = shown_by(arguments)
+    sentence = shown.captions[0] if arguments.sentence is None else arguments.sentence
 
-    if arguments.picture.startswith("scenes:"):
-        number = arguments.picture.removeprefix("scenes:")
-        if not number.isdecimal():
-            raise ValueError(f"The picture is {arguments.picture!r}; expected scenes:N with a number N from 0.")
-        number = int(number)
-        row = load_scenes(train_size=1, validation_size=1, test_size=number + 1)["test"][number]
-        picture = row["image"]
-        sentence = row["captions"][0] if arguments.sentence is None else arguments.sentence
-    elif arguments.sentence is None:
-        parser.error("a picture of your own needs a sentence")
+    model = load(arguments.model)
+    own = align(model, shown, sentence)
+    if arguments.draw == "plan":
+        figure = draw_plan(own, shown.picture, arguments.fragments)
+    elif arguments.compare or arguments.compare_matching:
+        rows = [(name_of(arguments.model) if arguments.compare else own.matching, own)]
+        rows += [(each, align(model, shown, sentence, each)) for each in arguments.compare_matching]
+        rows += [(name_of(each), align(load(each), shown, sentence)) for each in arguments.compare]
+        names, alignments = zip(*rows, strict=True)
+        figure = draw_comparison(alignments, names, shown.picture)
     else:
-        picture, sentence = Image.open(arguments.picture), arguments.sentence
-    model, processor = OmitModel.from_pretrained(arguments.model), OmitProcessor.from_pretrained(arguments.model)
-    figure = explain(model, processor, picture, sentence)
-    figure.savefig(arguments.output, dpi=150)
+        figure = draw_words(own, shown.picture)
+    save_figure(figure, arguments.output)
     print(f"{sentence!r} → {arguments.output}")
+    unknown = [word for word, known in zip(own.words, own.known, strict=True) if not known]
+    if unknown:
+        print(f"not in the model's vocabulary: {', '.join(unknown)}")
+
+
+def shown_by(arguments) -> Shown:
+    """The picture or the regions that the command line names."""
+    source = re.fullmatch(r"(.+):(\d+)", arguments.picture)
+    if Path(arguments.picture).is_file() or (source is None and not arguments.picture.startswith("scenes:")):
+        if arguments.photo is not None:
+            raise ValueError(f"--photo goes with the regions of SOURCE:N, and {arguments.picture} is a picture.")
+        if arguments.sentence is None:
+            raise ValueError(
+                f"{arguments.picture} is a picture of your own, which needs a sentence; give one after it."
+            )
+        return Shown(opened(arguments.picture), [], {})
+    if source is None:
+        raise ValueError(f"The picture is {arguments.picture!r}; expected scenes:N with a number N from 0.")
+    name, number = source[1], int(source[2])
+    row = row_of(name, number, arguments.split, arguments.data_options)
+    photo = None if arguments.photo is None else opened(arguments.photo)
+    if "region_features" not in row:
+        if photo is not None:
+            raise ValueError(f"--photo goes with regions, and {arguments.picture} has a picture of its own.")
+        return Shown(row["image"], row["captions"], {})
+    size = (row["width"], row["height"]) if "width" in row else None
+    return Shown(photo, row["captions"], {"regions": row["region_features"], "boxes": row.get("boxes"), "size": size})
+
+
+def row_of(source: str, number: int, split: str, options: dict) -> dict:
+    if source == "scenes":
+        # Scene n does not depend on how many there are, so that no more are drawn than are needed.
+        if split in SPLITS:
+            default = inspect.signature(load_scenes).parameters[f"{split}_size"].default
+            check_number(source, number, split, options.get(f"{split}_size", default))
+        options = {**options, **{f"{each}_size": number + 1 if each == split else 1 for each in SPLITS}}
+    data = load_image_text(source, **options)
+    if split not in data:
+        raise ValueError(f"split is {split!r}; expected one of {', '.join(data)}.")
+    check_number(source, number, split, len(data[split]))
+    return data[split][number]
+
+
+def check_number(source: str, number: int, split: str, images: int) -> None:
+    if number >= images:
+        raise ValueError(
+            f"{source}:{number} is not there: {split} has {images} images; expected a number from 0 to {images - 1}."
+        )
+
+
+def opened(file: str) -> PIL.Image.Image:
+    try:
+        return open_picture({"path": file, "bytes": None})
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # PIL raises many kinds for what is no picture
+        raise ValueError(f"The picture {file} cannot be read: {error}") from error
+
+
+def load(name: str):
+    return OmitModel.from_pretrained(name), OmitProcessor.from_pretrained(name)
+
+
+def align(model, shown: Shown, sentence: str, matching: str | None = None) -> WordAlignment:
+    takes_regions = model[0].vision_encoder.input_name == "region_features"
+    return word_alignment(
+        *model, shown.picture, sentence, **(shown.regions if takes_regions else {}), matching=matching
+    )
+
+
+def name_of(model: str) -> str:
+    return Path(model).name or model
 
 
 if __name__ == "__main__":

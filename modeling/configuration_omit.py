@@ -190,5 +190,6 @@ class OmitConfig(PreTrainedConfig):
 
 AutoConfig.register(BiGRUConfig.model_type, BiGRUConfig, exist_ok=True)
 AutoConfig.register(RegionEncoderConfig.model_type, RegionEncoderConfig, exist_ok=True)
+OmitConfig.register_for_auto_class()  # so that its code is saved with it
 
 __all__ = ["BiGRUConfig", "OmitConfig", "RegionEncoderConfig"]

@@ -118,6 +118,16 @@ class OmitPreTrainedModel(PreTrainedModel):
         align_memory(model)
         return (model, info) if output_loading_info else model
 
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """`PreTrainedModel.save_pretrained`, and with it the code of this folder, for whoever lacks the package."""
+        code = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
+        self.config.auto_map = {
+            "AutoModel": code,
+            "AutoModelForZeroShotImageClassification": code,
+            "AutoProcessor": "processing_omit.OmitProcessor",
+        }
+        super().save_pretrained(save_directory, *args, **kwargs)
+
 
 class OmitModel(OmitPreTrainedModel):
     """Image-text matching by partial optimal transport between fragments.
@@ -542,5 +552,7 @@ def _gather(features: OmitFeatures) -> OmitFeatures:
         norms=gather_with_gradient(features.norms),
     )
 
+
+OmitModel.register_for_auto_class()  # so that its code is saved with it
 
 __all__ = ["OmitModel", "OmitPreTrainedModel"]

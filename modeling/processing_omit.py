@@ -135,3 +135,6 @@ def _padded_regions(regions) -> dict[str, torch.Tensor]:
             raise ValueError(f"regions[{number}] holds NaN or infinity; expected numbers.")
     mask = pad_sequence([torch.ones(len(each), dtype=torch.bool) for each in images], batch_first=True)
     return {"region_features": pad_sequence(images, batch_first=True), "region_mask": mask}
+
+
+OmitProcessor.register_for_auto_class()  # so that its code is saved with it

@@ -5,6 +5,7 @@ from pathlib import Path
 import miniatures
 import numpy as np
 import pytest
+import sources
 import torch
 from accelerate.state import AcceleratorState
 from transformers import AutoModel, ResNetConfig, SwinConfig, ViTConfig
@@ -95,6 +96,44 @@ def test_a_recipe_trains_evaluates_saves_and_loads(name, folder, tmp_path):
     model.save_pretrained(tmp_path / "again")
     again = evaluate_split(OmitModel.from_pretrained(tmp_path / "again"), processor, test, progress=False)[1]
     assert np.array_equal(again, scores[0])
+
+
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory):
+    """The same data in every layout, as source and options of its loader."""
+    folder = tmp_path_factory.mktemp("layouts")
+    made = {name: write(folder / name) for name, write in sources.WITH_PICTURES.items()}
+    made["regions"] = sources.regions(folder / "regions")
+    made["regions_a_caption"] = sources.regions(folder / "regions_a_caption", repeat=5)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        (name, layout)
+        for name in NAMES
+        for layout in (("regions", "regions_a_caption") if "_region_" in name else sources.WITH_PICTURES)
+    ],
+)
+def test_every_loader_with_every_recipe(name, layout, folder, layouts, tmp_path):
+    recipe = miniature(name, folder, tmp_path / "model")
+    source, recipe.data_options = layouts[layout]
+    recipe.data, recipe.num_epochs, recipe.decay_epochs = str(source), 1, []
+    recipe.unfreeze_epochs = [0] * len(recipe.unfreeze_epochs)
+    if "_region_" in name:
+        recipe.vision_config = {**recipe.vision_config, "feature_size": 8}
+    if "bigru" in name:
+        recipe.min_word_count = 1
+    metrics = train(recipe)
+    test = load_image_text(recipe.data, **recipe.data_options)["test"]
+    model, processor = OmitModel.from_pretrained(recipe.output_dir), OmitProcessor.from_pretrained(recipe.output_dir)
+    found, similarity = evaluate_split(model, processor, test, progress=False)
+    assert found == metrics["test"]
+    assert similarity.shape == (3, 15)
+    model.save_pretrained(tmp_path / "again")
+    again = evaluate_split(OmitModel.from_pretrained(tmp_path / "again"), processor, test, progress=False)[1]
+    assert np.array_equal(again, similarity)
 
 
 def test_there_is_a_recipe_of_each():

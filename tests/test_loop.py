@@ -14,12 +14,12 @@ import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
-from tiny import tiny_recipe
+from tiny import CODE, tiny_recipe
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.data import ImageTextInputs, load_image_text
+from omit_hf.data import ImageTextInputs, load_image_text, shuffle_captions
 from omit_hf.evaluation import evaluate_split
-from omit_hf.training import Recipe, read_recipe_file, train, write_recipe_file
+from omit_hf.training import Recipe, loop, read_recipe_file, train, write_recipe_file
 from omit_hf.training.building import build_model
 from omit_hf.training.checkpoints import begin_output_dir
 
@@ -87,7 +87,7 @@ def test_what_a_run_leaves(trained):
     folder, metrics = trained
     left = {"README.md", "config.json", "metrics.json", "model.safetensors", "processor_config.json", "recipe.yaml"}
     left |= {"tokenizer.json", "tokenizer_config.json", "train_log.jsonl", "checkpoints", "logs"}
-    assert set(names(folder)) == left
+    assert set(names(folder)) == left | CODE
     assert names(folder / "checkpoints") == ["step-00000015", "step-00000016"]  # rotated, and no best beside them
     assert list((folder / "logs").rglob("events.out.tfevents.*"))
     assert metrics == json.loads((folder / "metrics.json").read_text())
@@ -95,6 +95,27 @@ def test_what_a_run_leaves(trained):
     assert [line["step"] for line in log_of(folder)] == list(range(1, 17))
     assert [line["epoch"] for line in log_of(folder)] == [step // 4 for step in range(16)]
     assert log_of(folder)[-1]["loss"] < log_of(folder)[0]["loss"]
+
+
+def test_scoring_is_timed(trained):
+    _, metrics = trained
+    assert metrics["scored_pairs"] == 6 * 30
+    assert 0 < metrics["scoring_seconds"] <= metrics["test_seconds"] + 0.05
+
+
+def test_without_a_test(tmp_path, monkeypatch):
+    """The test split is not even looked at, and there is no card of what was not tested."""
+    seen = []
+    monkeypatch.setattr(
+        loop, "evaluate_split", lambda *args, **options: seen.append(len(args[2])) or evaluate_split(*args, **options)
+    )
+    metrics = run(tmp_path, num_epochs=1, test=False)
+    assert seen == [4]  # validation alone, whose size it is
+    assert metrics["test"] is metrics["scoring_seconds"] is metrics["scored_pairs"] is None
+    assert metrics["validation"]["rsum"] > 0
+    assert "metrics.json" in names(tmp_path)
+    assert "README.md" not in names(tmp_path)
+    assert OmitModel.from_pretrained(tmp_path)
 
 
 def test_the_best_epoch_is_kept(trained):
@@ -147,7 +168,7 @@ def test_every_epoch_has_its_own_order(tmp_path):
     assert losses[:4] != pytest.approx(losses[4:], rel=1e-4)
 
 
-AUGMENTED = {"word_augmentation": 0.4, "image_crop": 0.5, "image_flip": True}
+AUGMENTED = {"caption_noise": 0.3, "word_augmentation": 0.4, "image_crop": 0.5, "image_flip": True}
 
 
 @pytest.mark.parametrize(
@@ -215,6 +236,38 @@ def backbone_at(folder, step) -> dict[str, torch.Tensor]:
     weights = load_file(folder / "checkpoints" / f"step-{step:08d}" / "model.safetensors")
     prefix = "vision_encoder.backbone."
     return {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
+
+
+def test_noisy_captions_are_of_the_training_split_alone(tmp_path, monkeypatch):
+    """The loss takes a caption to be of the image that it was given to, and no other split is touched."""
+    seen, measured = [], []
+
+    def spied_inputs(split, *arguments):
+        seen.append((split["captions"][:], ImageTextInputs(split, *arguments)))
+        return seen[-1][1]
+
+    def spied_evaluation(model, processor, split, **options):
+        measured.append(split["captions"][:])
+        return evaluate_split(model, processor, split, **options)
+
+    monkeypatch.setattr("omit_hf.training.loop.ImageTextInputs", spied_inputs)
+    monkeypatch.setattr("omit_hf.training.loop.evaluate_split", spied_evaluation)
+    metrics = run(tmp_path / "run", caption_noise=0.4, seed=3, num_epochs=1)
+    clean = load_image_text("scenes", **tiny_recipe()["data_options"])
+    [(captions, inputs)] = seen
+    assert captions == shuffle_captions(clean["train"], 0.4, seed=3)["captions"][:]
+    strangers = [c for row, own in zip(captions, clean["train"]["captions"], strict=True) for c in row if c not in own]
+    assert len(strangers) == 16  # of 40
+    assert inputs.pairs(range(40))["image_ids"].tolist() == [n // 5 for n in range(40)]
+    assert measured == [clean["validation"]["captions"][:], clean["test"]["captions"][:]]
+    assert metrics["recipe"]["caption_noise"] == 0.4
+    assert "40% of the captions were given to other images" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_too_few_captions_to_move(tmp_path):
+    with pytest.raises(ValueError, match="A share of 0.03 of 40 captions is 1 to move, of which 1 are of one image"):
+        run(tmp_path / "run", caption_noise=0.03)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
-from tiny import TEXT, VISION, tiny_config
+from tiny import CODE, TEXT, VISION, tiny_config
 from torch import nn
 from transformers import (
     AutoImageProcessor,
@@ -85,7 +85,7 @@ def test_round_trip_keeps_the_scores(matching, dustbin, inputs, tmp_path):
     torch.manual_seed(0)
     model = OmitModel(tiny_config(matching=matching, dustbin=dustbin, loss="infonce")).eval()
     model.save_pretrained(tmp_path)
-    assert {file.name for file in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    assert {file.name for file in tmp_path.iterdir()} - CODE == {"config.json", "model.safetensors"}
     with torch.inference_mode():
         expected = model(**inputs).logits_per_image
         for auto_class in (OmitModel, AutoModel, AutoModelForZeroShotImageClassification):
@@ -375,18 +375,6 @@ def test_a_tokenizer_that_does_not_fit(backbones, tmp_path):
     miniatures.text_tokenizer("roberta").save_pretrained(tmp_path / "bert")
     with pytest.raises(ValueError, match="tokenizer has 261 tokens, and the text encoder 'bert' embeds 58"):
         OmitModel.from_vision_text_pretrained(backbones[0]["vit"], tmp_path / "bert")
-
-
-def test_zero_shot_pipeline(scenes_model, processor, tmp_path):
-    scenes_model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    classify = pipeline("zero-shot-image-classification", model=str(tmp_path))
-    picture, labels = Image.new("RGB", (96, 96), "red"), ["a red circle", "a small blue star", "a ring"]
-    answer = classify(picture, candidate_labels=labels, hypothesis_template="{}")
-    with torch.inference_mode():
-        expected = scenes_model(**processor(images=picture, text=labels)).logits_per_image[0].softmax(-1)
-    scores = {each["label"]: each["score"] for each in answer}
-    assert [scores[label] for label in labels] == pytest.approx(expected.tolist(), rel=1e-4)
 
 
 def test_loading_leaves_the_training_code_alone(scenes_model, processor, tmp_path):

@@ -14,7 +14,7 @@ from omit_hf.modeling.backbones_omit import text_settings
 from omit_hf.modeling.matching_omit import MATCHING
 
 PAIRS = 64
-STEPS = 300
+STEPS = 600
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 VISION = {
     "region": {"model_type": "omit_region", "feature_size": 16, "hidden_size": 32},
@@ -51,7 +51,8 @@ def learn(model: OmitModel, inputs: dict) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-3)
     for step in range(1, STEPS + 1):
         model.train()
-        model(**inputs, return_loss=True).loss.backward()
+        # Over all negatives, as training begins: from random weights the hardest one pulls everything together.
+        model(**inputs, return_loss=True, negatives="all").loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         if step % 10 == 0:

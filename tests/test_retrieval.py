@@ -1,3 +1,5 @@
+import math
+
 import evaluate
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omit_hf import retrieval_metrics
-from omit_hf.evaluation import mean_average_precision, metrics_table
+from omit_hf.evaluation import mean_average_precision, metrics_table, precision_at_r
 from omit_hf.metrics import IMAGE_TEXT_RETRIEVAL
 
 
@@ -23,7 +25,7 @@ def naive_metrics(similarity, index):
     metrics = {}
     for way, ranks in (("i2t", image_ranks), ("t2i", text_ranks)):
         for k in (1, 5, 10):
-            metrics[f"{way}_r{k}"] = 100 * sum(rank <= k for rank in ranks) / len(ranks)
+            metrics[f"{way}_r{k}"] = 100 * (sum(rank <= k for rank in ranks) / len(ranks))
         metrics[f"{way}_medr"], metrics[f"{way}_meanr"] = float(np.median(ranks)), sum(ranks) / len(ranks)
     metrics["rsum"] = sum(metrics[f"{way}_r{k}"] for way in ("i2t", "t2i") for k in (1, 5, 10))
     return metrics
@@ -31,12 +33,29 @@ def naive_metrics(similarity, index):
 
 def naive_average_precision(scores, relevant):
     order = sorted(range(len(scores)), key=lambda n: (-scores[n], relevant[n]))
-    hits, total = 0, 0.0
+    found = []
     for place, n in enumerate(order, 1):
         if relevant[n]:
-            hits += 1
-            total += hits / place
-    return total / hits
+            found.append((len(found) + 1) / place)
+    return math.fsum(found) / len(found)
+
+
+def naive_precision_at_r(way, queries):
+    """mAP@R and R-precision of (scores, relevant) pairs; sums are rounded once."""
+    average, precision = [], []
+    for scores, relevant in queries:
+        order = sorted(range(len(scores)), key=lambda n: (-scores[n], relevant[n]))
+        count, hits, found = sum(relevant), 0, []
+        for place in range(1, count + 1):
+            if relevant[order[place - 1]]:
+                hits += 1
+                found.append(hits / place)
+        average.append(math.fsum(found) / count)
+        precision.append(hits / count)
+    return {
+        f"{way}_map_at_r": 100 * (math.fsum(average) / len(queries)),
+        f"{way}_r_precision": 100 * (math.fsum(precision) / len(queries)),
+    }
 
 
 @settings(max_examples=100, deadline=None)
@@ -47,7 +66,7 @@ def test_metrics_are_those_of_a_double_loop(data, images, texts, levels):
     similarity = np.array(values, dtype=np.float32).reshape(images, texts) / levels
     index = data.draw(st.lists(st.integers(0, images - 1), min_size=texts, max_size=texts))
     expected = naive_metrics(similarity.tolist(), index)
-    assert retrieval_metrics(similarity, index) == pytest.approx(expected)
+    assert retrieval_metrics(similarity, index) == expected
     assert retrieval_metrics(torch.from_numpy(similarity), torch.tensor(index)) == retrieval_metrics(similarity, index)
 
 
@@ -55,9 +74,10 @@ def test_chunks_do_not_matter(monkeypatch):
     rng = np.random.default_rng(0)
     similarity, index = rng.normal(size=(37, 91)), rng.integers(0, 37, size=91)
     relevant = rng.random((37, 91)) < 0.1
-    whole = retrieval_metrics(similarity, index), mean_average_precision(similarity, relevant)
+    measures = (mean_average_precision, precision_at_r)
+    whole = retrieval_metrics(similarity, index), *(measure(similarity, relevant) for measure in measures)
     monkeypatch.setattr("omit_hf.evaluation.retrieval.ELEMENTS_AT_ONCE", 200)
-    assert (retrieval_metrics(similarity, index), mean_average_precision(similarity, relevant)) == whole
+    assert (retrieval_metrics(similarity, index), *(measure(similarity, relevant) for measure in measures)) == whole
 
 
 @settings(max_examples=50, deadline=None)
@@ -72,8 +92,24 @@ def test_mean_average_precision_is_that_of_a_loop(seed, levels):
         queries = [
             naive_average_precision(s, r) for s, r in zip(scores.tolist(), truth.tolist(), strict=True) if any(r)
         ]
-        ways[way] = 100 * sum(queries) / len(queries)
-    assert mean_average_precision(similarity, relevant) == pytest.approx(ways)
+        ways[way] = 100 * (math.fsum(queries) / len(queries))
+    assert mean_average_precision(similarity, relevant) == ways
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10**6), levels=st.sampled_from([1, 3, 1000]))
+def test_precision_at_r_is_that_of_a_loop(seed, levels):
+    """To the last digit."""
+    rng = np.random.default_rng(seed)
+    similarity, relevant = rng.integers(0, levels, size=(6, 40)) / levels, rng.random((6, 40)) < 0.4
+    relevant[2], relevant[3, 4] = False, True
+    expected = {}
+    for way, scores, truth in (("i2t", similarity, relevant), ("t2i", similarity.T, relevant.T)):
+        queries = [(s.tolist(), r.tolist()) for s, r in zip(scores, truth, strict=True) if r.any()]
+        expected |= naive_precision_at_r(way, queries)
+    assert precision_at_r(similarity, relevant) == expected
+    rows, columns = rng.permutation(6), rng.permutation(40)
+    assert precision_at_r(similarity[rows][:, columns], relevant[rows][:, columns]) == expected
 
 
 def test_perfect_and_constant():
@@ -83,6 +119,8 @@ def test_perfect_and_constant():
     assert perfect["rsum"] == 600
     assert perfect["i2t_medr"] == perfect["t2i_meanr"] == 1
     assert mean_average_precision(truth.astype(float), truth) == {"i2t_map": 100.0, "t2i_map": 100.0}
+    assert set(precision_at_r(truth.astype(float), truth).values()) == {100.0}
+    assert set(precision_at_r(np.zeros((20, 100)), truth).values()) == {0.0}
     constant = retrieval_metrics(np.zeros((20, 100)), index)
     assert constant["rsum"] == 0
     assert (constant["i2t_medr"], constant["t2i_medr"]) == (96, 20)
@@ -117,7 +155,7 @@ def test_half_precision_tensors():
     [
         (np.zeros(3), [0, 0, 0], r"similarity has shape \(3,\); expected \[images, captions\]"),
         (np.zeros((0, 3)), [0, 0, 0], r"similarity has shape \(0, 3\)"),
-        ([[0.0, float("nan")]], [0, 0], "similarity is NaN at image 0, caption 1"),
+        ([[0.0, float("nan")]], [0, 0], "similarity is NaN at row 0, column 1"),
         (np.zeros((2, 3)), [0, 1], r"caption_image_index has shape \(2,\).*expected 3 integers"),
         (np.zeros((2, 3)), [0.0, 1.0, 1.0], "type float64; expected 3 integers"),
         (np.zeros((2, 3)), [0, 1, 2], r"caption_image_index\[2\] is 2; expected an image from 0 to 1"),
@@ -129,18 +167,29 @@ def test_bad_input(similarity, index, message):
         retrieval_metrics(similarity, index)
 
 
-def test_bad_relevance():
+@pytest.mark.parametrize("measure", [mean_average_precision, precision_at_r])
+def test_bad_relevance(measure):
     with pytest.raises(ValueError, match=r"relevant has shape \(2, 2\); expected that of the similarity, \(2, 3\)"):
-        mean_average_precision(np.zeros((2, 3)), np.ones((2, 2)))
+        measure(np.zeros((2, 3)), np.ones((2, 2)))
     with pytest.raises(ValueError, match="relevant is false everywhere"):
-        mean_average_precision(np.zeros((2, 3)), np.zeros((2, 3)))
+        measure(np.zeros((2, 3)), np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="similarity is NaN at row 1, column 0"):
+        measure([[0.0], [math.nan]], [[True], [True]])
 
 
 def test_table():
     metrics = retrieval_metrics(np.eye(12), np.arange(12))
-    assert "| image → text | 100.0 | 100.0 | 100.0 | 1 | 1.0 | – |" in metrics_table(metrics)
-    assert metrics_table(metrics).endswith("RSUM 600.0")
-    assert "| 12.3 |" in metrics_table({**metrics, "i2t_map": 12.34, "t2i_map": 5})
+    assert metrics_table(metrics).splitlines() == [
+        "| direction | R@1 | R@5 | R@10 | median rank | mean rank |",
+        "|---|---|---|---|---|---|",
+        "| image → text | 100.0 | 100.0 | 100.0 | 1 | 1.0 |",
+        "| text → image | 100.0 | 100.0 | 100.0 | 1 | 1.0 |",
+        "",
+        "RSUM 600.0",
+    ]
+    lines = metrics_table({"t2t_r1": 50.0, "i2t_map": 12.34, "i2t_map_at_r": 5}).splitlines()
+    assert lines[0] == "| direction | R@1 | mAP | mAP@R |"
+    assert lines[2:] == ["| image → text | – | 12.3 | 5.0 |", "| text → text | 50.0 | – | – |"]
 
 
 def test_evaluate_module():
@@ -150,6 +199,11 @@ def test_evaluate_module():
     references = [np.flatnonzero(index == image).tolist() for image in range(6)]
     found = metric.compute(predictions=similarity.tolist(), references=references)
     assert found == pytest.approx(retrieval_metrics(similarity, index))
+    truth = rng.random((6, 13)) < 0.5
+    relevant = [np.flatnonzero(row).tolist() for row in truth]
+    found = metric.compute(predictions=similarity.tolist(), references=references, relevant=relevant)
+    expected = retrieval_metrics(similarity, index) | mean_average_precision(similarity, truth)
+    assert found == pytest.approx(expected | precision_at_r(similarity, truth))
 
 
 @pytest.mark.parametrize(
@@ -165,6 +219,22 @@ def test_references_that_do_not_fit(references, message):
     metric = evaluate.load(IMAGE_TEXT_RETRIEVAL)
     with pytest.raises(ValueError, match=message):
         metric.compute(predictions=[[0.9, 0.1, 0.3], [0.2, 0.8, 0.4]], references=references)
+
+
+@pytest.mark.parametrize(
+    ("relevant", "message"),
+    [
+        ([[0]], "relevant is of 1 images; expected 2, one for each of predictions"),
+        ([[0], [3]], r"relevant\[1\] has caption 3; expected 0 to 2"),
+        ([[-1], [2]], r"relevant\[0\] has caption -1; expected 0 to 2"),
+        ([[], []], "relevant is false everywhere"),
+    ],
+)
+def test_relevant_captions_that_do_not_fit(relevant, message):
+    metric = evaluate.load(IMAGE_TEXT_RETRIEVAL)
+    predictions = [[0.9, 0.1, 0.3], [0.2, 0.8, 0.4]]
+    with pytest.raises(ValueError, match=message):
+        metric.compute(predictions=predictions, references=[[0, 1], [2]], relevant=relevant)
 
 
 def test_predictions_of_different_lengths():

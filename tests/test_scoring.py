@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,9 @@ import pytest
 import torch
 from tiny import TEXT, tiny_config, tiny_recipe
 
-from omit_hf import OmitModel
+from omit_hf import OmitConfig, OmitModel
 from omit_hf.data import ImageTextInputs
-from omit_hf.evaluation import evaluate_split
+from omit_hf.evaluation import evaluate_split, same_side_similarity, scoring
 from omit_hf.training import Recipe, write_recipe_file
 
 EVALUATE = Path(__file__).parents[1] / "examples" / "evaluate.py"
@@ -24,7 +25,30 @@ def test_all_pairs_are_scored_in_their_order(scenes, scenes_model, processor):
     inputs = ImageTextInputs(scenes["test"], processor)
     whole = scenes_model(**inputs.images(range(8)), **inputs.texts(range(40)))
     np.testing.assert_allclose(similarity, whole.similarity, atol=1e-5)
-    assert {"rsum", "i2t_map", "t2i_map"} <= metrics.keys()
+    assert {"rsum", "i2t_map", "t2i_map", "i2t_map_at_r", "t2i_r_precision"} <= metrics.keys()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("matching", typing.get_args(OmitConfig.__dataclass_fields__["matching"].type))
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_one_side_is_scored_in_both_roles(scenes, processor, matching, side):
+    torch.manual_seed(0)
+    config = tiny_config(matching=matching, text_config={**TEXT, "vocab_size": len(processor.tokenizer)})
+    model = OmitModel(config).eval()
+    similarity = same_side_similarity(model, processor, scenes["test"], side, batch_size=3, progress=False)
+    inputs = ImageTextInputs(scenes["test"], processor)
+    if side == "image":
+        features = model.get_image_features(**inputs.images(range(8)))
+    else:
+        features = model.get_text_features(**inputs.texts(range(40)))
+    one_way = model.similarity(features, features)
+    np.testing.assert_allclose(similarity, (one_way + one_way.T) / 2, atol=2e-5)
+    np.testing.assert_array_equal(similarity, similarity.T)
+
+
+def test_no_such_side(scenes, scenes_model, processor):
+    with pytest.raises(ValueError, match="side is 'both'; expected 'image' or 'text'"):
+        same_side_similarity(scenes_model, processor, scenes["test"], "both")
 
 
 def test_batches_and_tiles_do_not_change_the_scores(scenes, scenes_model, processor):
@@ -35,6 +59,24 @@ def test_batches_and_tiles_do_not_change_the_scores(scenes, scenes_model, proces
     whole = similarity(40, 2**30)
     for batch_size, memory_budget in ((7, 2**16), (1, 1)):
         np.testing.assert_allclose(similarity(batch_size, memory_budget), whole, atol=2e-5)
+
+
+def test_encoding_and_scoring_are_timed_apart(scenes, scenes_model, processor, monkeypatch):
+    clock = [0.0]
+
+    def lasting(seconds, function):
+        def timed(*args, **options):
+            clock[0] += seconds
+            return function(*args, **options)
+
+        return timed
+
+    monkeypatch.setattr(scoring.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(scoring, "encode_split", lasting(5, scoring.encode_split))
+    monkeypatch.setattr(scoring, "score_split", lasting(3, scoring.score_split))
+    seconds = {}
+    evaluate_split(scenes_model, processor, scenes["test"], progress=False, seconds=seconds)
+    assert seconds == {"encoding": 5, "scoring": 3}
 
 
 def test_the_model_comes_back_in_its_mode(scenes, scenes_model, processor):

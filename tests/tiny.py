@@ -1,7 +1,10 @@
 """Models small enough to build in every test."""
 
-from omit_hf import OmitConfig
+from pathlib import Path
 
+from omit_hf import OmitConfig, modeling
+
+CODE = {file.name for file in Path(modeling.__file__).parent.glob("*_omit.py")}  # what travels with a checkpoint
 VISION = {"model_type": "convnext", "patch_size": 8, "num_stages": 2, "hidden_sizes": [8, 12], "depths": [1, 1]}
 REGIONS = {"model_type": "omit_region", "feature_size": 10, "hidden_size": 8}
 TEXT = {"model_type": "omit_bigru", "vocab_size": 30, "embedding_size": 8, "hidden_size": 16}

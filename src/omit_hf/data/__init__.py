@@ -14,6 +14,7 @@ from omit_hf.data.image_folder import load_image_folder
 from omit_hf.data.inputs import ImageTextInputs
 from omit_hf.data.karpathy import load_karpathy
 from omit_hf.data.loading import load_image_text
+from omit_hf.data.noise import shuffle_captions
 from omit_hf.data.regions import load_regions
 from omit_hf.data.scenes import load_scenes
 from omit_hf.data.schema import DataError
@@ -41,5 +42,6 @@ __all__ = [
     "load_scenes",
     "load_webdataset",
     "read_word_vectors",
+    "shuffle_captions",
     "unreadable_images",
 ]

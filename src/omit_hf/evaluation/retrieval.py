@@ -1,9 +1,24 @@
 """Retrieval metrics: functions of a similarity matrix (section 6)."""
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 
 # Rows handled at once, so that no temporary is larger than a few hundred megabytes.
 ELEMENTS_AT_ONCE = 2**25
+DIRECTIONS = {"i2t": "image → text", "t2i": "text → image", "i2i": "image → image", "t2t": "text → text"}
+# What `metrics_table` shows of a metric: its heading, and the form of the number.
+COLUMNS = {
+    "r1": ("R@1", ".1f"),
+    "r5": ("R@5", ".1f"),
+    "r10": ("R@10", ".1f"),
+    "medr": ("median rank", "g"),
+    "meanr": ("mean rank", ".1f"),
+    "map": ("mAP", ".1f"),
+    "map_at_r": ("mAP@R", ".1f"),
+    "r_precision": ("R-precision", ".1f"),
+}
 
 
 def retrieval_metrics(similarity, caption_image_index) -> dict[str, float]:
@@ -30,13 +45,9 @@ def retrieval_metrics(similarity, caption_image_index) -> dict[str, float]:
         (50.0, 66.7)
     """
     similarity, index = _checked(similarity, caption_image_index)
-    image_ranks, text_ranks = _ranks(similarity, index)
-    metrics = {}
-    for direction, ranks in (("i2t", image_ranks), ("t2i", text_ranks)):
-        for k in (1, 5, 10):
-            metrics[f"{direction}_r{k}"] = 100 * float(np.mean(ranks <= k))
-        metrics[f"{direction}_medr"] = float(np.median(ranks))
-        metrics[f"{direction}_meanr"] = float(np.mean(ranks))
+    captions = np.arange(len(index))
+    metrics = recalls("i2t", best_ranks(similarity, index, captions))
+    metrics |= recalls("t2i", best_ranks(similarity.T, captions, index))
     metrics["rsum"] = sum(metrics[f"{direction}_r{k}"] for direction in ("i2t", "t2i") for k in (1, 5, 10))
     return metrics
 
@@ -54,53 +65,103 @@ def mean_average_precision(similarity, relevant) -> dict[str, float]:
     Raises:
         ValueError: as `retrieval_metrics`, or if `relevant` has another shape or is false everywhere.
     """
-    similarity = _matrix(similarity)
-    relevant = np.asarray(relevant, dtype=bool)
-    if relevant.shape != similarity.shape:
-        raise ValueError(f"relevant has shape {relevant.shape}; expected that of the similarity, {similarity.shape}.")
-    if not relevant.any():
-        raise ValueError("relevant is false everywhere; expected at least one relevant pair.")
-    return {
-        "i2t_map": 100 * float(np.mean(_average_precisions(similarity, relevant))),
-        "t2i_map": 100 * float(np.mean(_average_precisions(similarity.T, relevant.T))),
-    }
+    similarity, relevant = checked_relevance(similarity, relevant)
+    ways = {"i2t_map": (similarity, relevant), "t2i_map": (similarity.T, relevant.T)}
+    return {name: 100 * _mean([_mean(found / ranks) for found, ranks in _found(*way)]) for name, way in ways.items()}
+
+
+def precision_at_r(similarity, relevant) -> dict[str, float]:
+    """mAP@R and R-precision over all relevant pairs, both ways.
+
+    A query with R relevant candidates looks at its best R. R-precision is the share of relevant ones among them. mAP@R
+    is the mean over queries of 1/R · Σ_{k≤R} P@k, where P@k, the precision of the best k, counts as 0 where number k is
+    not relevant (Musgrave et al., *A Metric Learning Reality Check*, arXiv 2003.08505; Chun et al., *ECCV Caption*,
+    arXiv 2204.03359).
+
+    Args:
+        similarity: [N_i, N_t], as for `retrieval_metrics`; ties are broken against the relevant pair.
+        relevant: true where a caption is true of an image, bool [N_i, N_t].
+
+    Returns:
+        `i2t_map_at_r`, `i2t_r_precision`, `t2i_map_at_r` and `t2i_r_precision` in percent, over the images (captions)
+        that have a relevant caption (image).
+
+    Raises:
+        ValueError: as `mean_average_precision`.
+
+    Example:
+        >>> precision_at_r([[0.9, 0.8, 0.7]], [[True, False, True]])["i2t_map_at_r"]  # (1/1 + 0) / 2
+        50.0
+    """
+    similarity, relevant = checked_relevance(similarity, relevant)
+    return rows_precision_at_r("i2t", similarity, relevant) | rows_precision_at_r("t2i", similarity.T, relevant.T)
+
+
+def rows_precision_at_r(direction: str, similarity: np.ndarray, relevant: np.ndarray) -> dict[str, float]:
+    """mAP@R and R-precision of one direction, with the rows as queries; see `precision_at_r`."""
+    average, precision = [], []
+    for found, ranks in _found(similarity, relevant):
+        within = ranks <= len(ranks)
+        average.append(_mean(within * found / ranks))
+        precision.append(float(np.mean(within)))
+    return {f"{direction}_map_at_r": 100 * _mean(average), f"{direction}_r_precision": 100 * _mean(precision)}
+
+
+def best_ranks(similarity: np.ndarray, rows, columns, itself: bool = False) -> np.ndarray:
+    """Rank from 1 of the best positive of each row that has one, below every negative that it ties with.
+
+    Args:
+        similarity: [N, M].
+        rows, columns: the positive pairs, each once, integers [number of pairs].
+        itself: rows and columns are the same things, and none is a candidate for itself (nor a positive).
+    """
+    positive = similarity[rows, columns]
+    best = np.full(len(similarity), -np.inf, dtype=similarity.dtype)
+    np.maximum.at(best, rows, positive)
+    as_good = np.bincount(rows, weights=positive >= best[rows], minlength=len(best)).astype(int)
+    ranks = 1 - as_good
+    for part in _chunks(similarity):
+        ranks[part] += (similarity[part] >= best[part, None]).sum(axis=1)
+    if itself:
+        ranks -= similarity.diagonal() >= best
+    return ranks[np.bincount(rows, minlength=len(best)) > 0]
+
+
+def recalls(direction: str, ranks: np.ndarray) -> dict[str, float]:
+    """Recalls (percent), median and mean of some ranks."""
+    metrics = {f"{direction}_r{k}": 100 * float(np.mean(ranks <= k)) for k in (1, 5, 10)}
+    return metrics | {f"{direction}_medr": float(np.median(ranks)), f"{direction}_meanr": float(np.mean(ranks))}
 
 
 def metrics_table(metrics: dict[str, float]) -> str:
-    """Metrics as a Markdown table, a row a direction, with the RSUM below."""
-    lines = ["| direction | R@1 | R@5 | R@10 | median rank | mean rank | mAP |", "|---|---|---|---|---|---|---|"]
-    for label, way in (("image → text", "i2t"), ("text → image", "t2i")):
-        recalls = " | ".join(f"{metrics[f'{way}_r{k}']:.1f}" for k in (1, 5, 10))
-        precision = f"{metrics[f'{way}_map']:.1f}" if f"{way}_map" in metrics else "–"
-        lines.append(
-            f"| {label} | {recalls} | {metrics[f'{way}_medr']:g} | {metrics[f'{way}_meanr']:.1f} | {precision} |"
-        )
-    return "\n".join([*lines, "", f"RSUM {metrics['rsum']:.1f}"])
+    """Metrics as a Markdown table, a row a direction and a column for each that was measured, with the RSUM below."""
+    ways = [way for way in DIRECTIONS if any(name.startswith(f"{way}_") for name in metrics)]
+    columns = [name for name in COLUMNS if any(f"{way}_{name}" in metrics for way in ways)]
+    lines = [" | ".join(["| direction", *(COLUMNS[name][0] for name in columns)]) + " |"]
+    lines.append("|---" * (1 + len(columns)) + "|")
+    for way in ways:
+        values = {name: metrics.get(f"{way}_{name}") for name in columns}
+        cells = ["–" if value is None else format(value, COLUMNS[name][1]) for name, value in values.items()]
+        lines.append(" | ".join([f"| {DIRECTIONS[way]}", *cells]) + " |")
+    return "\n".join(lines + (["", f"RSUM {metrics['rsum']:.1f}"] if "rsum" in metrics else []))
 
 
-def _ranks(similarity, index) -> tuple[np.ndarray, np.ndarray]:
-    """Rank from 1 of each image's best caption (images with captions only), and of each caption's image."""
-    num_images, num_texts = similarity.shape
-    positive = similarity[index, np.arange(num_texts)]
-    best = np.full(num_images, -np.inf, dtype=similarity.dtype)
-    np.maximum.at(best, index, positive)
-    own_as_good = np.bincount(index, weights=positive >= best[index], minlength=num_images).astype(int)
-    image_ranks, text_ranks = np.empty(num_images, dtype=int), np.zeros(num_texts, dtype=int)
-    for rows in _chunks(similarity):
-        image_ranks[rows] = 1 + (similarity[rows] >= best[rows, None]).sum(axis=1) - own_as_good[rows]
-        text_ranks += (similarity[rows] >= positive).sum(axis=0)  # counts the positive itself as well
-    return image_ranks[np.bincount(index, minlength=num_images) > 0], text_ranks
+def _found(similarity, relevant) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each row with relevant candidates: 1, 2 … and the ranks from 1 at which so many of them are found.
+
+    Among ties the irrelevant come first.
+    """
+    for scores, true in zip(similarity, relevant, strict=True):
+        positive = np.sort(scores[true])[::-1]
+        if len(positive):
+            negative = np.sort(scores[~true])
+            found = np.arange(1, len(positive) + 1)
+            yield found, found + len(negative) - np.searchsorted(negative, positive)
 
 
-def _average_precisions(similarity, relevant) -> np.ndarray:
-    found = []
-    for rows in _chunks(similarity):
-        order = np.lexsort((relevant[rows], -similarity[rows]), axis=-1)  # among ties, the irrelevant first
-        hits = np.take_along_axis(relevant[rows], order, axis=-1)
-        precision = hits.cumsum(axis=1) / np.arange(1, hits.shape[1] + 1)
-        count = hits.sum(axis=1)
-        found.append((precision * hits).sum(axis=1)[count > 0] / count[count > 0])
-    return np.concatenate(found)
+def _mean(values) -> float:
+    """The mean of an exact sum, which does not depend on the order."""
+    return math.fsum(values) / len(values)
 
 
 def _chunks(similarity):
@@ -108,25 +169,44 @@ def _chunks(similarity):
     return [slice(start, start + step) for start in range(0, len(similarity), step)]
 
 
-def _matrix(similarity) -> np.ndarray:
+def checked_matrix(similarity, name: str = "similarity") -> np.ndarray:
+    """A similarity as a numpy array of floats.
+
+    Raises:
+        ValueError: if it is no matrix of real numbers, is empty or holds NaN.
+    """
     if hasattr(similarity, "detach"):
         similarity = similarity.detach().cpu()
         similarity = similarity.float() if similarity.element_size() < 4 else similarity
     similarity = np.asarray(similarity)
     if similarity.dtype.kind not in "fiub":
-        raise ValueError(f"similarity has type {similarity.dtype}; expected real numbers.")
+        raise ValueError(f"{name} has type {similarity.dtype}; expected real numbers.")
     if similarity.dtype.kind != "f":  # which can be negated without wrapping
         similarity = similarity.astype(np.float64)
     if similarity.ndim != 2 or 0 in similarity.shape:
-        raise ValueError(f"similarity has shape {similarity.shape}; expected [images, captions], neither of them 0.")
+        raise ValueError(f"{name} has shape {similarity.shape}; expected [images, captions], neither of them 0.")
     if np.isnan(similarity).any():
         row, column = np.argwhere(np.isnan(similarity))[0]
-        raise ValueError(f"similarity is NaN at image {row}, caption {column}; a ranking needs numbers.")
+        raise ValueError(f"{name} is NaN at row {row}, column {column}; a ranking needs numbers.")
     return similarity
 
 
+def checked_relevance(similarity, relevant) -> tuple[np.ndarray, np.ndarray]:
+    """A similarity, and what is relevant in it, as numpy arrays of one shape.
+
+    Raises:
+        ValueError: as `mean_average_precision`.
+    """
+    similarity, relevant = checked_matrix(similarity), np.asarray(relevant, dtype=bool)
+    if relevant.shape != similarity.shape:
+        raise ValueError(f"relevant has shape {relevant.shape}; expected that of the similarity, {similarity.shape}.")
+    if not relevant.any():
+        raise ValueError("relevant is false everywhere; expected at least one relevant pair.")
+    return similarity, relevant
+
+
 def _checked(similarity, caption_image_index) -> tuple[np.ndarray, np.ndarray]:
-    similarity, index = _matrix(similarity), np.asarray(caption_image_index)
+    similarity, index = checked_matrix(similarity), np.asarray(caption_image_index)
     if index.shape != (similarity.shape[1],) or not np.issubdtype(index.dtype, np.integer):
         raise ValueError(
             f"caption_image_index has shape {index.shape} and type {index.dtype}; expected {similarity.shape[1]} "

@@ -1,5 +1,8 @@
 """Encode a split once, score all of its pairs in tiles, and measure retrieval."""
 
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +13,8 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from omit_hf.data.inputs import ImageTextInputs
-from omit_hf.evaluation.retrieval import mean_average_precision, retrieval_metrics
+from omit_hf.evaluation.pairs import SplitPairs
+from omit_hf.evaluation.retrieval import mean_average_precision, precision_at_r, retrieval_metrics
 from omit_hf.modeling import OmitFeatures
 from omit_hf.modeling.backbones_omit import fit_tokenizer
 
@@ -31,7 +35,14 @@ class EncodedSplit:
 
 
 def evaluate_split(
-    model, processor, split: Dataset, *, batch_size: int = 128, memory_budget: int = 2**26, progress: bool = True
+    model,
+    processor,
+    split: Dataset,
+    *,
+    batch_size: int = 128,
+    memory_budget: int = 2**26,
+    progress: bool = True,
+    seconds: dict[str, float] | None = None,
 ) -> tuple[dict[str, float], np.ndarray]:
     """Retrieval metrics of a model on a split.
 
@@ -40,39 +51,102 @@ def evaluate_split(
     Args:
         model: `OmitModel`; put into evaluation mode meanwhile.
         processor: `OmitProcessor`.
-        split: in the schema of `omit_hf.data`. Where it lists all `relevant_captions`, mean average precision over
-            them is measured as well.
+        split: in the schema of `omit_hf.data`. Where it lists all `relevant_captions`, mean average precision, mAP@R
+            and R-precision over them are measured as well.
         batch_size: images or captions encoded at once.
         memory_budget: bytes for the intermediate results of scoring a tile of pairs.
         progress: show progress bars (on the main process).
+        seconds: takes the time that `encoding` and `scoring` took, under these names.
 
     Returns:
-        Metrics, as `retrieval_metrics` and `mean_average_precision` name them, and the similarity, float32 [N_i, N_t].
+        Metrics, as `pairs_metrics` names them, and the similarity, float32 [N_i, N_t].
 
     Raises:
         ValueError: if `batch_size` or `memory_budget` is below 1, the processor's tokenizer has more tokens than the
             model, a picture cannot be read, or a score is NaN.
     """
-    for name, value in (("batch_size", batch_size), ("memory_budget", memory_budget)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; expected at least 1.")
-    fit_tokenizer(model.config.text_config, processor.tokenizer)
-    inputs = ImageTextInputs(split, processor)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            encoded = encode_split(model, inputs, batch_size, progress)
-            similarity = score_split(model, encoded, memory_budget, progress)
-    finally:
-        model.train(was_training)
-    metrics = retrieval_metrics(similarity, inputs.caption_image_index)
-    if "relevant_captions" in split.column_names and split[0]["relevant_captions"] is not None:
-        relevant = np.zeros(similarity.shape, dtype=bool)
-        for image, captions in enumerate(split["relevant_captions"]):
-            relevant[image, captions] = True
-        metrics |= mean_average_precision(similarity, relevant)
-    return metrics, similarity
+    options = {"batch_size": batch_size, "memory_budget": memory_budget, "progress": progress, "seconds": seconds}
+    similarity = split_similarity(model, processor, split, **options)
+    return pairs_metrics(similarity, SplitPairs.of(split)), similarity
+
+
+def split_similarity(
+    model,
+    processor,
+    split: Dataset,
+    *,
+    batch_size: int = 128,
+    memory_budget: int = 2**26,
+    progress: bool = True,
+    seconds: dict[str, float] | None = None,
+) -> np.ndarray:
+    """Similarity of a split's images and captions, float32 [N_i, N_t]; takes and raises what `evaluate_split` does."""
+    inputs = _checked_inputs(model, processor, split, batch_size, memory_budget)
+    with _evaluating(model):
+        started = time.perf_counter()
+        encoded = encode_split(model, inputs, batch_size, progress)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()  # so that no encoding is left to be done while scores are timed
+        between = time.perf_counter()
+        similarity = score_split(model, encoded, memory_budget, progress)
+    if seconds is not None:
+        seconds |= {"encoding": between - started, "scoring": time.perf_counter() - between}
+    return similarity
+
+
+def pairs_metrics(similarity, pairs: SplitPairs) -> dict[str, float]:
+    """`retrieval_metrics`, and where all true pairs are known `mean_average_precision` and `precision_at_r`."""
+    metrics = retrieval_metrics(similarity, pairs.caption_image_index)
+    if pairs.relevant is not None:
+        metrics |= mean_average_precision(similarity, pairs.relevant) | precision_at_r(similarity, pairs.relevant)
+    return metrics
+
+
+def same_side_similarity(
+    model,
+    processor,
+    split: Dataset,
+    side: str,
+    *,
+    batch_size: int = 128,
+    memory_budget: int = 2**26,
+    progress: bool = True,
+) -> np.ndarray:
+    """Similarity of the images of a split among each other, or of its captions.
+
+    A head compares an image with a caption; here both are of one side, each in either role, and the two scores of a
+    pair are averaged, so that it does not matter which of the two asks.
+
+    Args:
+        model, processor, split, batch_size, memory_budget, progress: as for `evaluate_split`.
+        side: `image` or `text`.
+
+    Returns:
+        float32 [N_i, N_i] or [N_t, N_t], symmetric.
+
+    Raises:
+        ValueError: if `side` is another, and as `evaluate_split`.
+    """
+    if side not in ("image", "text"):
+        raise ValueError(f"side is {side!r}; expected 'image' or 'text'.")
+    inputs = _checked_inputs(model, processor, split, batch_size, memory_budget)
+    with _evaluating(model):
+        if side == "image":
+            order = np.arange(inputs.num_images)
+            features = _encode(model, order, inputs.images, model.get_image_features, batch_size, progress)
+        else:
+            order = _by_length(inputs)
+            features = _encode(model, order, inputs.texts, model.get_text_features, batch_size, progress)
+        state = PartialState()
+        own = np.array_split(np.arange(len(features)), state.num_processes)[state.process_index]
+        encoded = EncodedSplit([features[batch] for batch in own], features, torch.from_numpy(order))
+        rows = score_split(model, encoded, memory_budget, progress)
+    similarity = np.empty_like(rows)
+    similarity[order] = rows
+    del rows  # of 25 000 captions they are 2.5 GB
+    similarity += similarity.T
+    similarity /= 2
+    return similarity
 
 
 def encode_split(model, inputs: ImageTextInputs, batch_size: int, progress: bool = True) -> EncodedSplit:
@@ -82,23 +156,10 @@ def encode_split(model, inputs: ImageTextInputs, batch_size: int, progress: bool
         ValueError: if a picture cannot be read.
     """
     state = PartialState()
-    hidden = not (progress and state.is_main_process)
     share = np.array_split(np.arange(inputs.num_images), state.num_processes)[state.process_index]
-    lengths = [len(ids) for ids in inputs.processor.tokenizer(inputs.captions, truncation=True)["input_ids"]]
-    order = np.argsort(lengths, kind="stable")
-    with tqdm(total=len(share) + len(order), desc="Encoding", disable=hidden, leave=False) as bar:
-
-        def encode(numbers, inputs_of, features_of):
-            batches = []
-            for start in range(0, len(numbers), batch_size):
-                batch = inputs_of(numbers[start : start + batch_size])
-                batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-                batches.append(features_of(**batch).rows(0, batch_size))
-                bar.update(len(batches[-1].embeds))
-            return batches
-
-        images = encode(share, inputs.images, model.get_image_features)
-        captions = encode(order, inputs.texts, model.get_text_features)
+    order = _by_length(inputs)
+    images = _encode(model, share, inputs.images, model.get_image_features, batch_size, progress)
+    captions = _encode(model, order, inputs.texts, model.get_text_features, batch_size, progress)
     return EncodedSplit(images, captions, torch.from_numpy(order))
 
 
@@ -113,3 +174,44 @@ def score_split(model, encoded: EncodedSplit, memory_budget: int, progress: bool
         rows[-1][:, encoded.caption_order] = torch.cat(scores, dim=1).float()
     similarity = torch.cat(rows).numpy() if rows else np.empty((0, len(encoded.caption_order)), np.float32)
     return np.concatenate(gather_object([similarity])) if state.num_processes > 1 else similarity
+
+
+def _encode(
+    model, numbers: Sequence[int], inputs_of: Callable, features_of: Callable, batch_size: int, progress: bool
+) -> list[OmitFeatures]:
+    """Features of some images or captions, in batches."""
+    hidden = not (progress and PartialState().is_main_process)
+    batches = []
+    with tqdm(total=len(numbers), desc="Encoding", disable=hidden, leave=False) as bar:
+        for start in range(0, len(numbers), batch_size):
+            batch = inputs_of(numbers[start : start + batch_size])
+            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            batches.append(features_of(**batch).rows(0, batch_size))
+            bar.update(len(batches[-1].embeds))
+    return batches
+
+
+def _by_length(inputs: ImageTextInputs) -> np.ndarray:
+    """The captions' numbers, the shortest first."""
+    lengths = [len(ids) for ids in inputs.processor.tokenizer(inputs.captions, truncation=True)["input_ids"]]
+    return np.argsort(lengths, kind="stable")
+
+
+def _checked_inputs(model, processor, split: Dataset, batch_size: int, memory_budget: int) -> ImageTextInputs:
+    for name, value in (("batch_size", batch_size), ("memory_budget", memory_budget)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; expected at least 1.")
+    fit_tokenizer(model.config.text_config, processor.tokenizer)
+    return ImageTextInputs(split, processor)
+
+
+@contextmanager
+def _evaluating(model) -> Iterator[None]:
+    """Evaluation mode without gradients, and then the mode from before."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)

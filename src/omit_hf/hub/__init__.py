@@ -1,6 +1,14 @@
-"""Auto classes, and the cards of published models."""
+"""Auto classes, pipelines, publishing, and the cards of published models."""
 
-from omit_hf.hub.card import model_card
+from omit_hf.hub.card import eval_results, model_card, recipe_card, with_results
 from omit_hf.hub.environment import environment
+from omit_hf.hub.pipeline import ImageTextMatchingPipeline
 
-__all__ = ["environment", "model_card"]
+__all__ = [
+    "ImageTextMatchingPipeline",
+    "environment",
+    "eval_results",
+    "model_card",
+    "recipe_card",
+    "with_results",
+]

@@ -1,7 +1,9 @@
-"""Make the Auto classes of transformers know OMIT; done when `omit_hf` is imported."""
+"""Make the Auto classes and the pipelines of transformers know OMIT; done when `omit_hf` is imported."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
+from omit_hf.hub.pipeline import TASK, ImageTextMatchingPipeline
 from omit_hf.modeling import OmitConfig, OmitModel, OmitProcessor
 
 
@@ -10,3 +12,4 @@ def register() -> None:
     AutoModel.register(OmitConfig, OmitModel, exist_ok=True)
     AutoModelForZeroShotImageClassification.register(OmitConfig, OmitModel, exist_ok=True)
     AutoProcessor.register(OmitConfig, OmitProcessor, exist_ok=True)
+    PIPELINE_REGISTRY.register_pipeline(TASK, ImageTextMatchingPipeline, pt_model=AutoModel, type="multimodal")

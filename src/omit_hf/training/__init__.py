@@ -1,14 +1,18 @@
 """From a recipe to a trained model."""
 
-from omit_hf.training.checkpoints import recipe_changes
-from omit_hf.training.loop import train, use_cpu_threads
+from omit_hf.training.checkpoints import recipe_changes, write_atomically
+from omit_hf.training.loop import train, usable_cores, use_cpu_threads
 from omit_hf.training.recipe import (
     HelpFormatter,
     Recipe,
+    data_of_model,
     json_object,
     load_split,
     parse_recipe,
+    read_mapping,
     read_recipe_file,
+    recipe_types,
+    recipe_value,
     write_recipe_file,
 )
 
@@ -16,11 +20,17 @@ __all__ = [
     "HelpFormatter",
     "Recipe",
     "json_object",
+    "data_of_model",
     "load_split",
     "parse_recipe",
+    "read_mapping",
     "read_recipe_file",
     "recipe_changes",
+    "recipe_types",
+    "recipe_value",
     "train",
+    "usable_cores",
     "use_cpu_threads",
+    "write_atomically",
     "write_recipe_file",
 ]

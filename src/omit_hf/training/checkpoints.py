@@ -20,7 +20,15 @@ CHECKPOINTS, PROGRESS_FILE = "checkpoints", "progress.json"
 # Patterns of all that a run writes; nothing else is ever deleted.
 RUN_NAMES = (RECIPE_FILE, METRICS_FILE, CARD_FILE, LOG_FILE, CHECKPOINTS, "logs", ".*.partial")
 RUN_NAMES += ("config.json", "model*.safetensors", "model.safetensors.index.json", "processor_config.json")
-RUN_NAMES += ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
+RUN_NAMES += (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "*_omit.py",
+)
 CHECKPOINT_NAMES = ("step-*", "best-*", ".*.partial")
 # Fields that may change between the parts of an interrupted run, because its result does not depend on them but for the
 # rounding of sums, which cpu_threads and the sizes of evaluation order.

@@ -16,7 +16,7 @@ from accelerate.utils import broadcast, is_tensorboard_available, set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from omit_hf.data import ImageTextInputs, cache_states, check_data, load_image_text
+from omit_hf.data import ImageTextInputs, cache_states, check_data, load_image_text, shuffle_captions
 from omit_hf.evaluation import evaluate_split
 from omit_hf.hub import environment, model_card
 from omit_hf.modeling import OmitModel, OmitProcessor
@@ -94,6 +94,7 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
     set_seed(recipe.seed)
     data = load_image_text(recipe.data, **(recipe.data_options or {}))
     check_data(data, read_images=recipe.check_images)
+    data["train"] = shuffle_captions(data["train"], recipe.caption_noise, recipe.seed)
     model, processor = build_model(recipe, data["train"])
     word_vectors = None
     if recipe.word_vectors is not None:
@@ -154,10 +155,11 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
         return {"steps": progress.step, "validation": progress.validations[-1:]}
 
     best = OmitModel.from_pretrained(best_folder(folder, progress)).to(accelerator.device)
-    started = time.perf_counter()
-    test, _ = evaluate_split(
-        best, processor, data["test"], batch_size=recipe.eval_batch_size, memory_budget=recipe.eval_memory
-    )
+    started, seconds = time.perf_counter(), {}
+    sizes = {"batch_size": recipe.eval_batch_size, "memory_budget": recipe.eval_memory}
+    test, scores = None, None
+    if recipe.test:
+        test, scores = evaluate_split(best, processor, data["test"], **sizes, seconds=seconds)
     metrics = {
         "test": test,
         "validation": progress.validations[progress.best_epoch],
@@ -169,6 +171,8 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
         "waiting_for_data": round(progress.waiting / progress.seconds, 4),
         "peak_memory": progress.peak_memory,
         "test_seconds": round(time.perf_counter() - started, 1),
+        "scoring_seconds": round(seconds["scoring"], 4) if recipe.test else None,  # of it, without the encoding
+        "scored_pairs": scores.size if recipe.test else None,
         "parameters": sum(parameter.numel() for parameter in best.parameters()),
         "trained_parameters": trained_parameters,
         "word_vectors": word_vectors,
@@ -182,7 +186,8 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
     accelerator.print(
         f"Trained on {metrics['pairs_per_second']:.1f} pairs/s, waiting for data {metrics['waiting_for_data']:.1%} of "
         f"the time; peak memory {metrics['peak_memory'] / 2**30:.2f} GiB "
-        f"({'GPU' if accelerator.device.type == 'cuda' else 'process'}). Test RSUM {test['rsum']:.1f}."
+        f"({'GPU' if accelerator.device.type == 'cuda' else 'process'}). "
+        + (f"Test RSUM {test['rsum']:.1f}." if recipe.test else "Not tested.")
     )
     return metrics
 
@@ -294,12 +299,16 @@ def save_model(model: OmitModel, processor: OmitProcessor, folder: Path) -> None
 
 
 def finish(folder: Path, best: Path, metrics: dict) -> None:
-    """Put the best model at the top of the output folder, then its card, and last the metrics: then it is complete."""
+    """Put the best model at the top of the output folder, then its card, and last the metrics: then it is complete.
+
+    A model that was not tested has no card.
+    """
     for file in best.iterdir():
         partial = folder / f".{file.name}.partial"
         shutil.copyfile(file, partial)
         os.replace(partial, folder / file.name)
-    write_atomically(folder / CARD_FILE, model_card(metrics))
+    if metrics["test"] is not None:
+        write_atomically(folder / CARD_FILE, model_card(metrics))
     write_atomically(folder / METRICS_FILE, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
     shutil.rmtree(best)
 
@@ -317,5 +326,9 @@ def use_cpu_threads(accelerator: Accelerator, threads: int) -> None:
     if threads < 0:
         raise ValueError(f"cpu_threads is {threads}; expected at least 0.")
     if accelerator.device.type == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        torch.set_num_threads(threads or max(1, cores // accelerator.num_processes))
+        torch.set_num_threads(threads or max(1, usable_cores() // accelerator.num_processes))
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -49,6 +49,11 @@ class Recipe:
     word_augmentation: float = option(
         0.0, "Share of the training captions' words that is masked, replaced or deleted (the paper's family: 0.2)."
     )
+    caption_noise: float = option(
+        0.0,
+        "Share of the training captions that is given to other images, by the seed, to see what a model makes of noisy "
+        "correspondence; validation and test stay as they are.",
+    )
     image_crop: float = option(1.0, "Smallest share of a training image that a random crop keeps; 1 for no crop.")
     image_flip: bool = option(False, "Mirror training images at random; not where captions tell left from right.")
 
@@ -134,6 +139,7 @@ class Recipe:
     )
     checkpoint_steps: int = option(500, "Steps between checkpoints; the end of an epoch makes one as well.")
     keep_checkpoints: int = option(2, "How many of the last checkpoints to keep.")
+    test: bool = option(True, "Test the best model at the end; off where settings are chosen, on validation alone.")
     log_steps: int = option(10, "Steps between writes to the logs; every step is in them.")
     tensorboard: bool = option(True, "Log to TensorBoard, in <output_dir>/logs.")
     eval_batch_size: int = option(128, "Images or captions encoded at once in evaluation.")
@@ -220,6 +226,8 @@ class Recipe:
             raise ValueError(f"{', '.join(no_use)}: of no use to omit_region, which has no backbone and no pictures.")
         if not 0 <= self.word_augmentation < 1:
             raise ValueError(f"word_augmentation is {self.word_augmentation}; expected a share from 0 to below 1.")
+        if not 0 <= self.caption_noise < 1:
+            raise ValueError(f"caption_noise is {self.caption_noise}; expected a share from 0 to below 1.")
         if not 0 < self.image_crop <= 1:
             raise ValueError(f"image_crop is {self.image_crop}; expected a share above 0, up to 1 for no crop.")
         if self.unfreeze_epochs != sorted(self.unfreeze_epochs) or min(self.unfreeze_epochs, default=0) < 0:
@@ -275,7 +283,7 @@ def json_object(text: str) -> dict:
 
 def parse_recipe(arguments: Sequence[str] | None = None, description: str | None = None) -> Recipe:
     """The recipe of a command line: `[RECIPE.yaml] [--field value …]`. Exits with status 2 on what is wrong with it."""
-    types = {each.name: each.type for each in fields(Recipe)}
+    types = recipe_types()
     parser = HfArgumentParser(Recipe, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
     for each in fields(Recipe):  # the parser strips Optional from them, which validation needs
         each.type = types[each.name]
@@ -304,6 +312,18 @@ def read_recipe_file(file: str | Path) -> dict:
         FileNotFoundError: if it is not there.
         ValueError: if it is no YAML mapping, or names a field that a recipe does not have.
     """
+    values = read_mapping(file)
+    check_fields(str(file), values, recipe_types())
+    return {name: recipe_value(str(file), name, value) for name, value in values.items()}
+
+
+def read_mapping(file: str | Path) -> dict:
+    """What a YAML file maps.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is no YAML mapping.
+    """
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"No recipe at {file}; examples/configs has some.")
@@ -313,38 +333,56 @@ def read_recipe_file(file: str | Path) -> dict:
         raise ValueError(f"{file} is no YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds {type(values).__name__}; expected fields and their values.")
-    types = {each.name: each.type for each in fields(Recipe)}
-    check_fields(str(file), values, types)
-    for name, value in values.items():
-        if types[name] is float and isinstance(value, int | str) and not isinstance(value, bool):
-            try:
-                values[name] = float(value)  # YAML reads 1 as an integer, and 1e-3 as text
-            except ValueError as error:
-                raise ValueError(f"{file}: {name} is {value!r}; expected a number.") from error
     return values
 
 
-def load_split(model: str | Path, split: str, data: str | None = None, data_options: dict | None = None) -> Dataset:
-    """The split to measure a published model on, checked.
+def recipe_types() -> dict:
+    """The fields of a recipe and their types."""
+    return {each.name: each.type for each in fields(Recipe)}
+
+
+def recipe_value(where: str, name: str, value):
+    """The value of a field as YAML reads it, with numbers for fields that are: YAML reads 1 as an integer, and 1e-3 as
+    text.
+
+    Raises:
+        ValueError: if it is no number where one is expected; begins with `where`.
+    """
+    if recipe_types()[name] is float and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError as error:
+            raise ValueError(f"{where}: {name} is {value!r}; expected a number.") from error
+    return value
+
+
+def data_of_model(model: str | Path, data: str | None = None, data_options: dict | None = None) -> tuple[str, dict]:
+    """The source and the options of the data to measure a published model on.
 
     Args:
         model: folder or Hub id.
-        split: train, validation or test.
         data: any source that training takes; by default what the recipe beside the model says.
-        data_options: of the loader, over those of the recipe.
+        data_options: of the loader; over those of the recipe, where that gives the data.
 
     Raises:
         OSError: if there is no recipe beside the model, and no data are given.
+    """
+    if data is not None:
+        return data, data_options or {}
+    if Path(model).is_dir() and not (Path(model) / RECIPE_FILE).is_file():
+        raise FileNotFoundError(f"{model} has no {RECIPE_FILE} that names its data; give --data.")
+    file = Path(model) / RECIPE_FILE if Path(model).is_dir() else hf_hub_download(str(model), RECIPE_FILE)
+    recipe = Recipe(**read_recipe_file(file))
+    return recipe.data, {**(recipe.data_options or {}), **(data_options or {})}
+
+
+def load_split(data: str, data_options: dict, split: str) -> Dataset:
+    """One split of a source, checked.
+
+    Raises:
         ValueError: if there is no such split, or with all that is wrong with it; and what `load_image_text` raises.
     """
-    options = data_options or {}
-    if data is None:
-        if Path(model).is_dir() and not (Path(model) / RECIPE_FILE).is_file():
-            raise FileNotFoundError(f"{model} has no {RECIPE_FILE} that names its data; give --data.")
-        file = Path(model) / RECIPE_FILE if Path(model).is_dir() else hf_hub_download(str(model), RECIPE_FILE)
-        recipe = Recipe(**read_recipe_file(file))
-        data, options = recipe.data, {**(recipe.data_options or {}), **options}
-    splits = load_image_text(data, **options)
+    splits = load_image_text(data, **data_options)
     if split not in splits:
         raise ValueError(f"split is {split!r}; expected one of {', '.join(splits)}.")
     check_data(splits, [split])

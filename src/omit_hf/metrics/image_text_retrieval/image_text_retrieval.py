@@ -4,13 +4,14 @@ import datasets
 import evaluate
 import numpy as np
 
-from omit_hf.evaluation.retrieval import retrieval_metrics
+from omit_hf.evaluation.retrieval import mean_average_precision, precision_at_r, retrieval_metrics
 
 
 class ImageTextRetrieval(evaluate.Metric):
     """Recall@K, ranks and RSUM of image-text retrieval in both directions; see `omit_hf.retrieval_metrics`.
 
-    A prediction is an image's similarity to every caption, a reference the numbers of that image's captions.
+    A prediction is an image's similarity to every caption, a reference the numbers of that image's captions. With
+    `relevant`, the numbers of all captions that are true of each image, mAP, mAP@R and R-precision as well.
 
     Example:
         >>> import evaluate
@@ -33,11 +34,13 @@ class ImageTextRetrieval(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions, references, relevant=None):
         lengths = sorted({len(row) for row in predictions})
         if len(lengths) > 1:
             raise ValueError(f"predictions have {lengths[0]} to {lengths[-1]} scores; expected one for every caption.")
         similarity = np.asarray(predictions, dtype=np.float32)
+        if relevant is not None:
+            relevant = _relevance(relevant, similarity.shape)
         index = np.full(similarity.shape[1], -1)
         for image, captions in enumerate(references):
             for caption in captions:
@@ -54,4 +57,21 @@ class ImageTextRetrieval(evaluate.Metric):
                 index[caption] = image
         if (index < 0).any():
             raise ValueError(f"Caption {np.argmax(index < 0)} is in none of the references; expected it in one.")
-        return retrieval_metrics(similarity, index)
+        metrics = retrieval_metrics(similarity, index)
+        if relevant is not None:
+            metrics |= mean_average_precision(similarity, relevant) | precision_at_r(similarity, relevant)
+        return metrics
+
+
+def _relevance(relevant, shape) -> np.ndarray:
+    if len(relevant) != shape[0]:
+        raise ValueError(f"relevant is of {len(relevant)} images; expected {shape[0]}, one for each of predictions.")
+    matrix = np.zeros(shape, dtype=bool)
+    for image, captions in enumerate(relevant):
+        wrong = [caption for caption in captions if not 0 <= caption < shape[1]]
+        if wrong:
+            raise ValueError(
+                f"relevant[{image}] has caption {wrong[0]}; expected 0 to {shape[1] - 1}, the columns of predictions."
+            )
+        matrix[image, list(captions)] = True
+    return matrix

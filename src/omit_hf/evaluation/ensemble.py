@@ -1,0 +1,133 @@
+"""Similarity matrices on disk, and their mean: an ensemble is two models that were never in memory together."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save
+
+from omit_hf.data.schema import listed
+from omit_hf.evaluation.pairs import SplitPairs
+from omit_hf.evaluation.retrieval import checked_matrix
+
+SUFFIX = ".safetensors"
+KIND = "omit_hf.similarity"
+
+
+def save_similarity(file: str | Path, similarity: np.ndarray, pairs: SplitPairs) -> None:
+    """Write a similarity with the ids of its images and its captions, so that it is not taken for that of other data.
+
+    Args:
+        file: `….safetensors`; it appears when it is complete.
+        similarity: [N_i, N_t], kept in float32.
+        pairs: its images and captions.
+
+    Raises:
+        ValueError: if the file has another suffix, or the similarity is no matrix of these pairs.
+    """
+    file = check_similarity_file(file)
+    similarity = checked_matrix(similarity)
+    if similarity.shape != pairs.shape:
+        raise ValueError(f"similarity has shape {similarity.shape}; expected {pairs.shape}, images and captions.")
+    tensors = {"similarity": np.ascontiguousarray(similarity, dtype=np.float32)}
+    if pairs.relevant is not None:
+        tensors["relevant"] = pairs.relevant
+    metadata = {
+        "kind": KIND,
+        "split": pairs.split,
+        "source": pairs.source,
+        "image_ids": json.dumps(pairs.image_ids),
+        "captions": json.dumps(pairs.captions),
+    }
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_bytes(save(tensors, metadata))  # save_file makes it readable to its owner alone
+    os.replace(partial, file)
+
+
+def load_similarity(file: str | Path) -> tuple[np.ndarray, SplitPairs]:
+    """What `save_similarity` wrote: the similarity, float32 [N_i, N_t], and its images and captions.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no such file, or the matrix does not fit its ids or holds NaN.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"No similarity at {file}; evaluate.py --save_similarity writes one.")
+    try:
+        with safe_open(file, "numpy") as content:
+            metadata = content.metadata() or {}
+        tensors = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is no safetensors file: {error}.") from error
+    if metadata.get("kind") != KIND or "similarity" not in tensors:
+        raise ValueError(f"{file} holds no similarity; expected what evaluate.py --save_similarity wrote.")
+    try:
+        pairs = SplitPairs(
+            json.loads(metadata["image_ids"]),
+            json.loads(metadata["captions"]),
+            tensors.get("relevant"),
+            metadata["split"],
+            metadata["source"],
+        )
+        similarity = checked_matrix(tensors["similarity"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: {error}") from error
+    if similarity.shape != pairs.shape:
+        raise ValueError(f"{file}: similarity has shape {similarity.shape}; expected {pairs.shape}, those of its ids.")
+    return similarity, pairs
+
+
+def ensemble(files: Sequence[str | Path]) -> tuple[np.ndarray, SplitPairs]:
+    """The mean of saved similarities, float32 [N_i, N_t], and their images and captions.
+
+    Heads differ in the range of their similarities; one of a wider range counts for more.
+
+    Raises:
+        FileNotFoundError: if one of the files is not there.
+        ValueError: if there is none, one is given twice or is no similarity, or they are of different data: other
+            images or captions, or another order of them.
+    """
+    if not files:
+        raise ValueError("No similarity given; expected at least one file.")
+    places = [Path(file).resolve() for file in files]
+    twice = sorted({str(place) for place in places if places.count(place) > 1})
+    if twice:
+        raise ValueError(f"{listed(twice)} is given more than once; expected each file once.")
+    total, first = load_similarity(files[0])
+    total = total.astype(np.float64)
+    for file in files[1:]:
+        similarity, pairs = load_similarity(file)
+        if pairs != first:
+            raise ValueError(f"{file} is of other data than {files[0]}: {_difference(first, pairs)}.")
+        total += similarity
+    return (total / len(files)).astype(np.float32), first
+
+
+def check_similarity_file(file: str | Path) -> Path:
+    """The path of a similarity that can be written.
+
+    Raises:
+        FileNotFoundError: if its folder is not there.
+        ValueError: if it has another suffix.
+    """
+    file = Path(file)
+    if file.suffix != SUFFIX:
+        raise ValueError(f"The similarity's file is {file}; expected a name that ends with {SUFFIX}.")
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {file.parent} for {file.name}; make it first.")
+    return file
+
+
+def _difference(first: SplitPairs, other: SplitPairs) -> str:
+    if first.split != other.split:
+        return f"split {other.split!r}, not {first.split!r}"
+    if first.shape != other.shape:
+        return f"{other.shape[0]} images and {other.shape[1]} captions, not {first.shape[0]} and {first.shape[1]}"
+    for ours, theirs in zip(first.image_ids, other.image_ids, strict=True):
+        if ours != theirs:
+            return f"where the one has image {ours!r}, the other has {theirs!r}"
+    different = next(n for n, ours in enumerate(first.captions) if ours != other.captions[n])
+    return f"image {first.image_ids[different]!r} has other captions"

@@ -1,0 +1,56 @@
+"""Whose pairs a similarity matrix scores."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class SplitPairs:
+    """The images (rows) and captions (columns) of a similarity matrix.
+
+    Args:
+        image_ids: of each image.
+        captions: of each image; those of image 0 are the first columns, then those of image 1.
+        relevant: true where a caption is true of an image, bool [N_i, N_t]; None where only the annotated pairs are
+            known.
+        split: that they are: train, validation or test.
+        source: the data's name, for people.
+    """
+
+    image_ids: list[str]
+    captions: list[list[str]]
+    relevant: np.ndarray | None = field(default=None, repr=False, compare=False)
+    split: str = "test"
+    source: str = field(default="", compare=False)
+
+    def __post_init__(self):
+        if len(self.image_ids) != len(self.captions):
+            raise ValueError(
+                f"There are {len(self.image_ids)} image_ids and captions of {len(self.captions)} images; expected as "
+                "many."
+            )
+        if self.relevant is not None and self.relevant.shape != self.shape:
+            raise ValueError(f"relevant has shape {self.relevant.shape}; expected {self.shape}, images and captions.")
+
+    @classmethod
+    def of(cls, rows: Dataset, split: str = "test", source: str = "") -> "SplitPairs":
+        """Those of a split in the schema of `omit_hf.data`."""
+        pairs = cls(list(rows["image_id"]), list(rows["captions"]), split=split, source=source)
+        if "relevant_captions" not in rows.column_names or rows[0]["relevant_captions"] is None:
+            return pairs
+        relevant = np.zeros(pairs.shape, dtype=bool)
+        for image, captions in enumerate(rows["relevant_captions"]):
+            relevant[image, captions] = True
+        return replace(pairs, relevant=relevant)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of images and captions, N_i and N_t."""
+        return len(self.image_ids), sum(map(len, self.captions))
+
+    @property
+    def caption_image_index(self) -> np.ndarray:
+        """The image that each caption belongs to, int64 [N_t]."""
+        return np.repeat(np.arange(len(self.captions)), [len(captions) for captions in self.captions])

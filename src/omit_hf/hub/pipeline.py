@@ -1,0 +1,176 @@
+"""The pipeline of the task `image-text-matching`."""
+
+import io
+import os
+from collections.abc import Iterable, Mapping
+
+from PIL import Image
+from torch.utils.data import Dataset
+from transformers import Pipeline
+from transformers.image_utils import load_image
+
+from omit_hf.modeling.configuration_omit import MAX_LOGIT_SCALE, check_fields
+from omit_hf.modeling.features_omit import OmitFeatures
+from omit_hf.modeling.pictures_omit import as_pictures
+from omit_hf.word_alignments import WordAlignment, word_alignment
+
+TASK = "image-text-matching"
+FUNCTIONS = ("none", "softmax")
+PARAMETERS = ("text", "timeout", "function_to_apply", "return_alignment", "return_picture")
+
+
+class ImageTextMatchingPipeline(Pipeline):
+    """How well sentences fit pictures and, when asked, where in the picture each word was found.
+
+    Made by `pipeline("image-text-matching", model=…)` once `omit_hf` is imported. Everything that a call takes can be
+    given when the pipeline is made instead.
+
+    Example:
+        ```python
+        import omit_hf
+        from transformers import pipeline
+
+        match = pipeline("image-text-matching", model="outputs/scenes")
+        match("picture.png", text=["a small red star", "two blue circles"])
+        # [{"text": "a small red star", "score": …}, {"text": "two blue circles", "score": …}]
+        ```
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def __init__(self, model, processor=None, **kwargs):
+        """
+        Args:
+            model: `OmitModel` that takes pixels.
+            processor: its `OmitProcessor`.
+            kwargs: of `transformers.Pipeline`, such as `device` and `batch_size`, or of a call.
+
+        Raises:
+            ValueError: if the model is another one, or takes regions; if there is no processor.
+        """
+        kind = model.config.model_type
+        if kind != "omit":
+            raise ValueError(f"The model is a {kind!r} model; expected 'omit', such as OmitModel.")
+        if model.vision_encoder.input_name != "pixel_values":
+            raise ValueError(
+                f"The image encoder of the model is {model.config.vision_config.model_type!r}, which takes precomputed "
+                "regions, and a pipeline takes pictures; use OmitModel and OmitProcessor(regions=…, text=…)."
+            )
+        if processor is None:
+            raise ValueError("processor is None; expected the model's OmitProcessor.")
+        kwargs.pop("local_files_only", None)  # which `pipeline` has used and passes on
+        super().__init__(model=model, processor=processor, **kwargs)
+
+    def __call__(self, images, **kwargs):
+        """Score every picture against every sentence.
+
+        Args:
+            images: a picture, or any iterable of pictures: a list, a generator, a data set, a column of one. A picture
+                is PIL, a path, a URL or base64.
+            text: a sentence or a list of sentences.
+            timeout: seconds to wait for a picture of a URL; by default as long as it takes.
+            function_to_apply: `none` for the similarity, which compares sentences of one picture and pictures of one
+                sentence alike; `softmax` for shares of 1 among the sentences of each picture.
+            return_alignment: tell as well where the words were found: `alignment`, a dict that JSON can hold, as
+                `omit_hf.word_alignments.WordAlignment.to_dict` makes it. Each pair is encoded once more for it.
+            return_picture: draw it as well: `picture`, PIL, as `omit_hf.visualization.draw_words` does; needs the
+                extra `plot`.
+            batch_size: pictures that are encoded at once, 1 by default. The processor must make them one size.
+            num_workers: processes that load pictures of a data set.
+
+        Returns:
+            For a picture a list with a dict a sentence, in the order of the sentences: `text`, `score` and what was
+            asked for. For a list or tuple of pictures a list of such lists; for any other iterable an iterator over
+            them, which reads the pictures as it goes.
+
+        Raises:
+            ValueError: if there are no sentences, something is no picture or no sentence, or an argument is unknown; if
+                an alignment is asked of a head that has none.
+            ImportError: if a picture is asked for, and matplotlib is not installed.
+        """
+        if kwargs.get("text", self._forward_params.get("text")) is None:
+            raise ValueError("No sentences given; expected text=…, a sentence or a list of sentences.")
+        if isinstance(images, tuple):
+            images = list(images)
+        elif isinstance(images, Iterable) and not isinstance(images, list | Dataset) and not _is_one(images):
+            images = (image for image in images)
+        return super().__call__(images, **kwargs) if images != [] else []
+
+    def _sanitize_parameters(self, **parameters):
+        check_fields(f"The pipeline {TASK}", parameters, PARAMETERS)
+        forward, postprocess = {}, dict(parameters)
+        preprocess = {"timeout": postprocess.pop("timeout")} if "timeout" in parameters else {}
+        if parameters.get("text") is not None:
+            text = parameters["text"]
+            postprocess["text"] = [text] if isinstance(text, str) else text
+            with self.device_placement(), self.get_inference_context()():  # once for all pictures
+                inputs = self.processor(text=text).to(self.device)
+                forward["text"] = self.model.get_text_features(**inputs)
+        if parameters.get("function_to_apply", "none") not in FUNCTIONS:
+            known = " or ".join(map(repr, FUNCTIONS))
+            raise ValueError(f"function_to_apply is {parameters['function_to_apply']!r}; expected {known}.")
+        if parameters.get("return_picture"):
+            import omit_hf.visualization  # noqa: F401 (says what to install, before any work is done)
+        return preprocess, forward, postprocess
+
+    def preprocess(self, image, timeout: float | None = None) -> dict:
+        if not isinstance(image, str | os.PathLike | Image.Image):
+            raise ValueError(
+                f"{image!r:.80} is no picture; expected PIL, a path, a URL or base64, or a data set's column of such."
+            )
+        if isinstance(image, str) and image.startswith(("http://", "https://")):
+            image = load_image(image, timeout=timeout)
+        [picture] = as_pictures(image)
+        return {"pixel_values": self.processor(images=picture)["pixel_values"], "picture": picture}
+
+    def _forward(self, inputs: dict, text: OmitFeatures) -> dict:
+        similarity = self.model.similarity(self.model.get_image_features(inputs["pixel_values"]), text)
+        scale = self.model.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+        return {"similarity": similarity, "logits": scale * similarity, "picture": inputs["picture"]}
+
+    def postprocess(
+        self,
+        outputs: dict,
+        text: list[str],
+        function_to_apply: str = "none",
+        return_alignment: bool = False,
+        return_picture: bool = False,
+    ) -> list[dict]:
+        [scores] = outputs["similarity"] if function_to_apply == "none" else outputs["logits"].softmax(dim=-1)
+        results = []
+        for sentence, score in zip(text, scores.tolist(), strict=True):
+            result = {"text": sentence, "score": score}
+            if return_alignment or return_picture:
+                alignment = word_alignment(self.model, self.processor, outputs["picture"], sentence)
+            if return_alignment:
+                result["alignment"] = alignment.to_dict()
+            if return_picture:
+                result["picture"] = _drawn(alignment, outputs["picture"])
+            results.append(result)
+        return results
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """Save model and processor, from which `pipeline` makes this pipeline again.
+
+        `Pipeline.save_pretrained` forgets the processor, and marks the checkpoint such that `pipeline` wants its code
+        trusted even where this package is installed.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
+
+def _is_one(images) -> bool:
+    """Whether something that can be iterated over is meant as one picture, rightly or not, and not as several."""
+    return isinstance(images, str | bytes | Mapping) or hasattr(images, "shape")
+
+
+def _drawn(alignment: WordAlignment, picture: Image.Image) -> Image.Image:
+    from omit_hf.visualization import draw_words  # which needs an extra
+
+    buffer = io.BytesIO()
+    draw_words(alignment, picture).savefig(buffer, format="png", dpi=150)
+    return Image.open(buffer)

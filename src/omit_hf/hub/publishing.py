@@ -1,0 +1,362 @@
+"""A finished run on the Hub: loaded first, then all of it in one commit, or nothing."""
+
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HTTPError,  # of whichever HTTP library it is built on
+    LocalTokenNotFoundError,
+    RepositoryNotFoundError,
+    StrictDataclassError,
+)
+from huggingface_hub.hf_api import ModelInfo
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
+
+from omit_hf.data import load_image_text
+from omit_hf.data.pictures import open_picture, stored_pictures
+from omit_hf.hub.card import CardPictures, check_card, model_card
+from omit_hf.hub.known_data import SCENES, known_data
+from omit_hf.modeling import OmitModel, OmitProcessor
+from omit_hf.modeling.backbones_omit import fit_tokenizer
+from omit_hf.training.checkpoints import CARD_FILE, METRICS_FILE, RECIPE_FILE, recipe_changes
+from omit_hf.training.recipe import Recipe, read_recipe_file
+
+SAMPLE_FILE, ALIGNMENT_FILE = "sample.png", "alignment.png"
+# Patterns of what goes to the Hub; whatever else is in a folder (checkpoints, logs, optimiser states) stays there.
+WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json")
+TOKENIZER += ("added_tokens.json", "chat_template.jinja", "vocab.json", "vocab.txt", "merges.txt", "spiece.model")
+PUBLISHED = (*WEIGHTS, "config.json", "processor_config.json", "preprocessor_config.json", *TOKENIZER)
+PUBLISHED += (RECIPE_FILE, METRICS_FILE)
+PUBLISHED += ("*_omit.py", "handler.py", "requirements.txt")  # remote code and the inference endpoint's
+GENERATED = (CARD_FILE, SAMPLE_FILE, ALIGNMENT_FILE)
+OF_A_NEW_REPOSITORY = {".gitattributes"}
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What would go to the Hub.
+
+    Args:
+        repo_id: where to, `user/name`.
+        files: name in the repository, and what it is made of: a file of the folder, or bytes.
+        notes: what is left out or different from what one might expect, for whoever publishes.
+    """
+
+    repo_id: str
+    files: dict[str, Path | bytes]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file."""
+        return {
+            name: len(content) if isinstance(content, bytes) else content.stat().st_size
+            for name, content in self.files.items()
+        }
+
+
+def prepare(
+    folder: str | Path, repo_id: str, *, licence: str | None = None, sample: int | None = None, own_card: bool = False
+) -> Publication:
+    """Load a finished run, make its card and pictures, and list what would go to the Hub. Asks nobody, writes nothing.
+
+    Args:
+        folder: the `output_dir` of a training.
+        repo_id: `user/name`.
+        licence: of the weights; see `model_card`.
+        sample: number of the test picture for the card, from 0. By default the first where the pictures are generated
+            here; of other data none, since their licence is not known to allow it.
+        own_card: publish the folder's README.md as it is, without pictures.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or a file of a finished run is missing.
+        ValueError: if the model or the processor does not load, a weight is no number, the recipe is not that of the
+            metrics, the sample is not there, the card is not fit for the Hub, or `repo_id` is none.
+    """
+    folder = Path(folder)
+    _check_repo_id(repo_id)
+    metrics = _finished(folder)
+    model, processor = _loaded(folder)
+    files: dict[str, Path | bytes] = {
+        file.name: file for file in sorted(folder.iterdir()) if file.is_file() and _matches(file.name, PUBLISHED)
+    }
+    if own_card:
+        if sample is not None or licence is not None:
+            raise ValueError("own_card is on, and sample or licence is given; expected them in the card itself.")
+        text, pictures, notes = (folder / CARD_FILE).read_text(encoding="utf-8"), {}, ()
+    else:
+        pictures, of_card, notes = _pictures(Recipe(**metrics["recipe"]), model, processor, sample)
+        text = model_card(metrics, repo_id, licence=licence, pictures=of_card)
+        if (folder / CARD_FILE).read_text(encoding="utf-8") != model_card(metrics):
+            notes += (f"{CARD_FILE} is made anew and not the folder's, which is another; --own_card publishes that.",)
+    files = {CARD_FILE: text.encode(), **pictures, **files}
+    check_card(text, set(files))
+    return Publication(repo_id, files, notes)
+
+
+def publish(
+    publication: Publication,
+    *,
+    private: bool = False,
+    create_pr: bool = False,
+    overwrite: bool = False,
+    report: Callable[[str], object] = print,
+) -> CommitInfo:
+    """Put a publication on the Hub in one commit, which holds all of it.
+
+    A repository that is not there is made. One with the same recipe gets the new files, and loses those of its old ones
+    that a run writes and this one has not. Any other content is replaced only with `overwrite`, or in a pull request.
+
+    Args:
+        publication: from `prepare`.
+        private: make a new repository private.
+        create_pr: open a pull request in a repository that is there, instead of changing it.
+        overwrite: replace whatever the repository holds; its history keeps it.
+        report: called with each thing that was done besides the commit.
+
+    Raises:
+        ValueError: if the Hub does not take the card.
+        FileExistsError: if the repository holds another model.
+        PermissionError: if the token is wrong, missing or not for this repository.
+        OSError: if the Hub cannot be reached, or the upload is interrupted; the message says what is there then.
+    """
+    api, repo_id = HfApi(), publication.repo_id
+    with _explained(api, repo_id):
+        user = api.whoami()["name"]
+        info = _repository(api, repo_id)
+        if info is None and create_pr:
+            raise ValueError(f"create_pr is on, and there is no {repo_id} to open a pull request in; leave it out.")
+        if info is not None and private and not info.private:
+            raise ValueError(
+                f"private is on, and {repo_id} is there and public; make it private in its settings first."
+            )
+        stale = [] if info is None else _replaced(api, info, publication, overwrite or create_pr)
+        _ask_about_the_card(publication)  # before anything is made
+        if info is None:
+            api.create_repo(repo_id, private=private or None)
+            report(f"Made {'the private repository ' if private else ''}{repo_id} as {user}.")
+            info = _repository(api, repo_id)
+    if info is None:
+        raise OSError(f"{repo_id} was made, and is not to be seen; nothing was published. Try again.")
+    operations = [CommitOperationAdd(name, content) for name, content in publication.files.items()]
+    operations += [CommitOperationDelete(name) for name in stale]
+    try:
+        with _explained(api, repo_id):
+            return api.create_commit(
+                repo_id,
+                operations,
+                commit_message="Publish an omit-hf model",
+                create_pr=create_pr,
+                parent_commit=info.sha,  # so that what somebody commits meanwhile is not overwritten
+            )
+    except (OSError, ValueError) as error:
+        kind = ValueError if isinstance(error, ValueError) else OSError
+        if type(error).__module__ == "builtins":  # others may want more than a message
+            kind = type(error)
+        raise kind(f"{error}\n{_state(api, repo_id, info.sha, create_pr)}") from error
+
+
+def _check_repo_id(repo_id: str) -> None:
+    if repo_id.count("/") != 1:
+        raise ValueError(f"The repository is {repo_id!r}; expected user/name.")
+    validate_repo_id(repo_id)
+
+
+def _finished(folder: Path) -> dict:
+    """The metrics of a finished run."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}; expected the output_dir of a training.")
+    missing = [name for name in ("config.json", RECIPE_FILE, METRICS_FILE, CARD_FILE) if not (folder / name).is_file()]
+    if not any((folder / name).is_file() for name in (WEIGHTS[0], WEIGHTS[2])):
+        missing.append(WEIGHTS[0])
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} is no finished run: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. Finish "
+            "the training with --resume; a model without its run goes to the Hub with its own push_to_hub."
+        )
+    try:
+        metrics = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+        metrics["recipe"] = asdict(Recipe(**metrics["recipe"]))
+        changes = recipe_changes(metrics["recipe"], Recipe(**read_recipe_file(folder / RECIPE_FILE)))
+        model_card(metrics)  # which needs all of it
+    except StrictDataclassError as error:
+        raise ValueError(f"The recipe in {folder} is not valid: {error.__cause__}") from error
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / METRICS_FILE} is not what a run writes: {error!r}.") from error
+    if changes:
+        listed = "\n  ".join(changes)
+        raise ValueError(
+            f"{RECIPE_FILE} in {folder} is not the recipe that {METRICS_FILE} was measured with:\n  {listed}"
+        )
+    return metrics
+
+
+def _loaded(folder: Path) -> tuple[OmitModel, OmitProcessor]:
+    try:
+        model, processor = OmitModel.from_pretrained(folder), OmitProcessor.from_pretrained(folder)
+    except StrictDataclassError as error:
+        raise ValueError(f"The configuration in {folder} is not valid: {error.__cause__}") from error
+    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+        raise ValueError(f"The model in {folder} does not load, so it is not published: {error}") from error
+    fit_tokenizer(model.config.text_config, processor.tokenizer)
+    broken = [name for name, weight in model.state_dict().items() if not weight.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"Weights in {folder} are NaN or infinite, so they are not published: {', '.join(broken[:10])}."
+        )
+    return model.eval(), processor
+
+
+def _pictures(
+    recipe: Recipe, model: OmitModel, processor: OmitProcessor, sample: int | None
+) -> tuple[dict[str, bytes], CardPictures | None, tuple[str, ...]]:
+    """The files of the card's pictures, what the card says of them, and why there are none."""
+    generated = known_data(recipe.data, recipe.data_options) is SCENES
+    if recipe.takes_regions:
+        if sample is not None:
+            raise ValueError(
+                "A sample is given, and the model takes regions, of which there is no picture; leave it out."
+            )
+        return {}, None, ("No pictures: the model takes precomputed regions.",)
+    if sample is None and not generated:
+        return {}, None, ("No pictures: whether those of the data may be published is not known; see --sample.",)
+    number = sample or 0
+    options = dict(recipe.data_options or {})
+    if generated:  # of which a picture does not depend on how many there are
+        options |= {"train_size": 1, "validation_size": 1, "test_size": number + 3}
+    test = load_image_text(recipe.data, **options)["test"]
+    if not 0 <= number < len(test):
+        raise ValueError(f"sample is {number}; expected a test picture from 0 to {len(test) - 1}.")
+    picture = open_picture(stored_pictures(test.select([number]))[0]["image"])
+    captions = tuple(dict.fromkeys(test[(number + step) % len(test)]["captions"][0] for step in range(3)))
+    drawing, notes = _alignment(model, processor, picture, captions[0])
+    files = {SAMPLE_FILE: _png(lambda file: picture.save(file, format="PNG"))}
+    if drawing is not None:
+        files[ALIGNMENT_FILE] = drawing
+    return files, CardPictures(SAMPLE_FILE, captions, None if drawing is None else ALIGNMENT_FILE), notes
+
+
+def _alignment(model, processor, picture, caption: str) -> tuple[bytes | None, tuple[str, ...]]:
+    try:
+        from omit_hf.visualization import explain
+    except ImportError as error:
+        return None, (f"No {ALIGNMENT_FILE}: {error}",)
+    try:
+        figure = explain(model, processor, picture, caption)
+    except ValueError as error:  # the head does not align, or the cells are no grid
+        return None, (f"No {ALIGNMENT_FILE}: {error}",)
+    return _png(lambda file: figure.savefig(file, format="png", dpi=150)), ()
+
+
+def _png(write: Callable[[io.BytesIO], object]) -> bytes:
+    file = io.BytesIO()
+    write(file)
+    return file.getvalue()
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _ask_about_the_card(publication: Publication) -> None:
+    try:
+        check_card(publication.files[CARD_FILE].decode(), set(publication.files)).validate()
+    except HfHubHTTPError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"The Hub does not take the card: {error}") from error
+
+
+def _repository(api: HfApi, repo_id: str) -> ModelInfo | None:
+    try:
+        return api.model_info(repo_id)
+    except RepositoryNotFoundError:
+        return None
+
+
+def _replaced(api: HfApi, info: ModelInfo, publication: Publication, allowed: bool) -> list[str]:
+    """Files of the repository that the commit deletes.
+
+    Raises:
+        FileExistsError: if it holds another model, and replacing it is not allowed.
+    """
+    there = {each.rfilename for each in info.siblings} - OF_A_NEW_REPOSITORY
+    rest = sorted(there - publication.files.keys())
+    if not there:
+        return []
+    if RECIPE_FILE in there and _same_recipe(api, info, publication):
+        return [name for name in rest if _matches(name, (*PUBLISHED, *GENERATED))]
+    if not allowed:
+        shown = ", ".join(sorted(there)[:5]) + (" …" if len(there) > 5 else "")
+        raise FileExistsError(
+            f"{info.id} is there and holds something else ({shown}), and not a model of this recipe. Choose another "
+            "name, or set create_pr to open a pull request, or overwrite to replace it."
+        )
+    return rest
+
+
+def _same_recipe(api: HfApi, info: ModelInfo, publication: Publication) -> bool:
+    file = api.hf_hub_download(info.id, RECIPE_FILE, revision=info.sha)
+    ours = Recipe(**read_recipe_file(publication.files[RECIPE_FILE]))
+    try:
+        return not recipe_changes(asdict(Recipe(**read_recipe_file(file))), ours)
+    except (ValueError, StrictDataclassError):  # of another version, or somebody else's recipe
+        return False
+
+
+@contextmanager
+def _explained(api: HfApi, repo_id: str) -> Iterator[None]:
+    """Turn what the Hub's client raises into what a user can do."""
+    try:
+        yield
+    except LocalTokenNotFoundError as error:
+        raise PermissionError("There is no token for the Hub; run `hf auth login`, or set HF_TOKEN.") from error
+    except HfHubHTTPError as error:
+        raise _answered(error, repo_id) from error
+    except HTTPError as error:
+        raise ConnectionError(f"The Hub at {api.endpoint} cannot be reached: {error}") from error
+    except RuntimeError as error:  # of an upload, whose cause tells more
+        cause = error.__cause__
+        if isinstance(cause, HfHubHTTPError):
+            raise _answered(cause, repo_id) from error
+        raise ConnectionError(f"The upload was interrupted: {cause or error}") from error
+    except KeyboardInterrupt as error:
+        raise InterruptedError("The upload was interrupted from the keyboard.") from error
+
+
+def _answered(error: HfHubHTTPError, repo_id: str) -> OSError:
+    status, said = error.response.status_code, error.server_message or str(error)
+    if status == 401:
+        return PermissionError(f"The Hub does not know the token (401, {said}); run `hf auth login`, or set HF_TOKEN.")
+    if status == 403:
+        return PermissionError(
+            f"The token may not write to {repo_id} (403, {said}); expected one with write permission, of its owner or "
+            "a member of its organisation. A pull request (create_pr) needs less."
+        )
+    if status == 409:
+        return FileExistsError(f"{repo_id} has been made meanwhile by another (409, {said}); try again.")
+    if status == 412:
+        return FileExistsError(f"{repo_id} has changed while this was uploaded (412, {said}); try again.")
+    return OSError(f"The Hub answered with an error ({status}, {said}).")
+
+
+def _state(api: HfApi, repo_id: str, before: str | None, create_pr: bool) -> str:
+    """What is on the Hub after an error: the commit may have arrived though its answer did not."""
+    try:
+        info = _repository(api, repo_id)
+    except (OSError, HTTPError):
+        return f"What is there now could not be asked; see {api.endpoint}/{repo_id}/commits/main."
+    if info is None or info.sha != before:
+        return f"{repo_id} has changed meanwhile; see {api.endpoint}/{repo_id}/commits/main."
+    if create_pr:
+        return f"{repo_id} is as it was before; see its pull requests before you try again."
+    return f"Nothing was published: {repo_id} is as it was before. The same command begins again."

@@ -1,0 +1,86 @@
+"""Several methods on one picture and sentence: a row a method, a column a word."""
+
+import math
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from omit_hf.modeling.pictures_omit import rgb_picture
+from omit_hf.visualization.panels import (
+    GAP,
+    PALE,
+    TITLE,
+    UNDER,
+    colour_scale,
+    panel_size,
+    picture_panel,
+    place,
+    word_panel,
+    write,
+)
+from omit_hf.visualization.words import ACROSS, FOOT, MOST_PANELS, SCALE
+from omit_hf.word_alignments import WordAlignment
+
+APART = 0.25  # between blocks of words
+
+
+def draw_comparison(
+    alignments: Sequence[WordAlignment], names: Sequence[str], picture: Image.Image | None = None
+) -> Figure:
+    """Alignments of one picture and sentence by several methods, side by side.
+
+    Columns are the words of the first one, in several blocks where they are many. Panels are those of `draw_words`, and
+    all have one scale. Where a method has no such word, as tokenizers may differ, its panel says so.
+
+    Args:
+        alignments: from `word_alignment`, at least one.
+        names: what to call them, above their pictures.
+        picture: the one that was aligned; None for an empty frame.
+
+    Raises:
+        ValueError: if there is none, names are not as many, they are of pictures of other sizes, or regions have no
+            boxes.
+    """
+    if not alignments or len(alignments) != len(names):
+        raise ValueError(f"There are {len(alignments)} alignments and {len(names)} names; expected as many, from one.")
+    first = alignments[0]
+    sizes = sorted({(each.width, each.height) for each in alignments})
+    if len(sizes) > 1:
+        raise ValueError(f"The alignments are of pictures of the sizes {sizes}; expected those of one picture.")
+    picture = None if picture is None else rgb_picture(picture)
+    width, height = size = panel_size(first)
+    words = len(first.words)
+    across = min(words, MOST_PANELS - 1, max(1, int((ACROSS - GAP) / (width + GAP)) - 1))
+    blocks = math.ceil(words / across)
+    across = math.ceil(words / blocks)
+    each = TITLE + height + UNDER + GAP
+    block_height = len(alignments) * each + APART
+    figure = Figure(figsize=((across + 1) * (width + GAP) + GAP, blocks * block_height + FOOT - APART))
+    highest = max(max(float(each.mass.max()) for each in alignments), 1e-12)
+    for row, (alignment, name) in enumerate(zip(alignments, names, strict=True)):
+        own = _same_words(first.words, alignment.words)
+        for number in range(words):
+            block, column = divmod(number, across)
+            top = block * block_height + row * each + TITLE
+            if column == 0:
+                axis = place(figure, GAP, top, width, height)
+                picture_panel(axis, picture, alignment, name, width, f"  {alignment.similarity:.2f}")
+            axis = place(figure, GAP + (column + 1) * (width + GAP), top, width, height)
+            if own[number] is None:
+                write(axis, first.words[number], width, PALE, ": no such word")
+            else:
+                word_panel(axis, picture, alignment, own[number], highest, size)
+    colour_scale(figure, blocks * block_height - APART, highest, SCALE)
+    return figure
+
+
+def _same_words(words: Sequence[str], others: Sequence[str]) -> list[int | None]:
+    """For each word its number among others, in order; None where it is not there."""
+    found: list[int | None] = [None] * len(words)
+    matcher = SequenceMatcher(None, *([each.casefold() for each in side] for side in (words, others)), autojunk=False)
+    for block in matcher.get_matching_blocks():
+        for step in range(block.size):
+            found[block.a + step] = block.b + step
+    return found

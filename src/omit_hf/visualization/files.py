@@ -1,0 +1,41 @@
+"""Figures as files that appear when they are complete."""
+
+import os
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+FORMATS = ("png", "svg", "pdf")
+
+
+def check_figure_file(file: str | Path) -> Path:
+    """See that a figure can be written to a file; writes nothing.
+
+    Raises:
+        ValueError: if its name does not end in a format that is known.
+        FileNotFoundError: if its folder is not there.
+        IsADirectoryError: if it is a folder.
+        PermissionError: if its folder cannot be written to.
+    """
+    file = Path(file)
+    if file.suffix.lower().removeprefix(".") not in FORMATS:
+        endings = ", ".join(f".{each}" for each in FORMATS)
+        raise ValueError(f"The output is {str(file)!r}; expected a name that ends in one of {endings}.")
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"The output is {str(file)!r}, but there is no folder {file.parent}; make it first.")
+    if file.is_dir():
+        raise IsADirectoryError(f"The output is {str(file)!r}, which is a folder; expected the name of a file.")
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"The output is {str(file)!r}, but {file.parent} cannot be written to.")
+    return file
+
+
+def save_figure(figure: Figure, file: str | Path, dpi: int = 150) -> None:
+    """Write a figure as PNG, SVG or PDF, as the name of the file ends. Raises as `check_figure_file`."""
+    file = check_figure_file(file)
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        figure.savefig(partial, format=file.suffix.lower().removeprefix("."), dpi=dpi)
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)

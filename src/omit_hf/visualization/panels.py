@@ -1,0 +1,187 @@
+"""What every drawing is made of: a picture, a word over it, a heat map, and axes and labels that have their place.
+
+Lengths are inches, so that nothing overlaps whatever the picture's shape or a caption's length. More mass is darker, on
+a paler picture: viridis, which also colour-blind eyes tell apart, falls from light to dark, so that a grey print shows
+the same.
+"""
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.textpath import text_to_path
+from PIL import Image
+
+from omit_hf.word_alignments import WordAlignment
+
+# Without viridis's palest fifth, which is lighter than a pale picture and would not darken it.
+COLOURS = ListedColormap(colormaps["viridis_r"](np.linspace(0.2, 1, 256)), "dark viridis")
+OPACITY = 0.85  # of the darkest cell; the picture shows through
+BAR, BAR_REST, PALE = "#31688e", "0.85", "0.45"
+FONT, SMALLEST_FONT = 10, 6.5
+PANEL = 1.6  # side of a square panel; others have the same area
+TITLE, UNDER, GAP = 0.24, 0.16, 0.12  # above a panel, below it, and to the next
+SCALE_WIDTH = 1.1
+BOXES = 3  # the best regions of a word
+FAINTEST = 0.05  # share of a word's mass, below which a box is not drawn
+
+
+def panel_size(alignment: WordAlignment) -> tuple[float, float]:
+    """Width and height of a panel; of very tall or wide pictures too there is room for a title."""
+    ratio = min(4.0, max(0.4, alignment.width / alignment.height))
+    return PANEL * ratio**0.5, PANEL / ratio**0.5
+
+
+def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes of some size at a distance from the figure's top left corner."""
+    across, down = figure.get_size_inches()
+    axis = figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
+    axis.set_axis_off()
+    return axis
+
+
+def fitted(text: str, width: float, size: float = FONT, ending: str = "") -> tuple[str, float]:
+    """A text with its ending and their font size, smaller, or the text cut, where they would be wider than allowed."""
+    points, whole = 72 * width, text + ending
+    size = max(SMALLEST_FONT, min(size, size * points / max(1e-6, _text_width(whole, size))))
+    while _text_width(whole, size) > 1.001 * points and len(text) > 1:
+        text = text.rstrip("…")[:-1] + "…"
+        whole = text + ending
+    return whole, size
+
+
+def _text_width(text: str, size: float) -> float:
+    """In points. A dollar is a dollar."""
+    return text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)[0]
+
+
+def write(axis: Axes, text: str, width: float, color: str = "black", ending: str = "") -> None:
+    """The title of some axes, no wider than allowed."""
+    text, size = fitted(text, width, ending=ending)
+    axis.set_title(text, fontsize=size, color=color, pad=4, parse_math=False)
+
+
+def heat_map(axis: Axes, values: np.ndarray, extent: tuple | None = None) -> None:
+    """Cells from 0, which are transparent, to 1, the darkest."""
+    opacity = OPACITY * np.sqrt(values)
+    axis.imshow(values, extent=extent, cmap=COLOURS, vmin=0, vmax=1, alpha=opacity, interpolation="nearest")
+
+
+def colour_scale(figure: Figure, top: float, highest: float, label: str) -> None:
+    """A strip of the heat map's colours at the left, with what the darkest one stands for."""
+    axis = place(figure, GAP, top, SCALE_WIDTH, 0.1)
+    axis.set_axis_on()
+    heat_map(axis, np.linspace(0, 1, 256)[None], (0, highest, 0, 1))
+    axis.set_aspect("auto")
+    axis.set_yticks([])
+    digits = 0 if highest > 0.1 else 1
+    names = ["0", f"{50 * highest:.{digits}f}%", f"{100 * highest:.{digits}f}%"]
+    axis.set_xticks([0, highest / 2, highest], names, fontsize=7)
+    axis.tick_params(length=2, pad=1)
+    axis.set_xlabel(label, fontsize=7, labelpad=1)
+    for spine in axis.spines.values():
+        spine.set_linewidth(0.4)
+
+
+def picture_panel(
+    axis: Axes, picture: Image.Image | None, alignment: WordAlignment, title: str, width: float, ending: str = ""
+) -> None:
+    """The picture as it is; regions are outlined."""
+    _frame(axis, alignment)
+    if picture is None:
+        axis.add_patch(_outline((0, 0, alignment.width, alignment.height), facecolor="0.95", edgecolor="0.6"))
+    else:
+        axis.imshow(picture, extent=(0, alignment.width, alignment.height, 0))
+    for box in () if alignment.boxes is None else alignment.boxes:
+        axis.add_patch(_outline(box, edgecolor="white", linewidth=1.2, alpha=0.7))
+        axis.add_patch(_outline(box, edgecolor="black", linewidth=0.5, alpha=0.7))
+    write(axis, title, width, ending=ending)
+
+
+def word_panel(
+    axis: Axes,
+    picture: Image.Image | None,
+    alignment: WordAlignment,
+    word: int,
+    highest: float,
+    size: tuple[float, float],
+) -> None:
+    """Where a word's mass comes from, darker for more, and under it a bar: how much of it does at all.
+
+    Args:
+        picture: drawn pale; None for an empty frame.
+        word: its number.
+        highest: the share of a word's mass that is the darkest.
+        size: of the axes.
+    """
+    _frame(axis, alignment)
+    extent = (0, alignment.width, alignment.height, 0)
+    if picture is None:
+        axis.add_patch(_outline((0, 0, alignment.width, alignment.height), facecolor="0.97", edgecolor="0.75"))
+    else:
+        axis.imshow(np.asarray(picture.convert("L")), extent=extent, cmap="gray", vmin=-380, vmax=255)
+    mass = alignment.mass[:, word]
+    if alignment.grid is not None:
+        left, top, right, bottom = alignment.area
+        heat_map(axis, mass.reshape(alignment.grid) / highest, (left, right, bottom, top))
+        _frame(axis, alignment)  # what a processor pads lies outside of it
+    else:
+        _boxes(axis, alignment, mass, highest)
+    name = alignment.words[word] if alignment.known[word] else f"{alignment.words[word]} (unknown)"
+    if alignment.plan is None:  # without transport there is no mass that could be unmatched
+        write(axis, name, size[0])
+    else:
+        matched = float(alignment.matched[word])
+        write(axis, name, size[0], "black" if matched >= 0.5 else PALE, f"  {matched:.0%}")
+        _bar(axis, alignment, matched, size)
+
+
+def _frame(axis: Axes, alignment: WordAlignment) -> None:
+    axis.set_aspect("equal")
+    axis.set_xlim(0, alignment.width)
+    axis.set_ylim(alignment.height, 0)
+
+
+def _boxes(axis: Axes, alignment: WordAlignment, mass: np.ndarray, highest: float) -> None:
+    """The best regions of a word, the best one with its share."""
+    if alignment.boxes is None:
+        raise ValueError(
+            "The boxes of the regions are not known, so words cannot be drawn where they are; give boxes, [K, 4] in "
+            "pixels, or draw the plan, which needs none."
+        )
+    best = [region for region in np.argsort(-mass, kind="stable")[:BOXES] if mass[region] >= FAINTEST]
+    for region in reversed(best):
+        strength = float(mass[region] / highest)
+        box, width = alignment.boxes[region], 0.8 + 2.2 * strength
+        halo = [withStroke(linewidth=width + 1.6, foreground="white")]
+        axis.add_patch(_outline(box, facecolor=BAR, edgecolor="none", alpha=0.3 * strength))
+        axis.add_patch(
+            _outline(
+                box,
+                edgecolor=COLOURS(0.3 + 0.7 * strength),
+                linewidth=width,
+                alpha=0.6 + 0.4 * strength,
+                path_effects=halo,
+            )
+        )
+    if best:
+        x0, y0 = alignment.boxes[best[0]][:2]
+        label = axis.text(x0, y0, f"{mass[best[0]]:.0%}", fontsize=7, va="top", color="black", clip_on=True)
+        label.set_path_effects([withStroke(linewidth=2, foreground="white")])
+
+
+def _outline(box, **style) -> Rectangle:
+    x0, y0, x1, y1 = box
+    return Rectangle((x0, y0), x1 - x0, y1 - y0, **{"facecolor": "none", **style})
+
+
+def _bar(axis: Axes, alignment: WordAlignment, share: float, size: tuple[float, float]) -> None:
+    pixels = max(alignment.width / size[0], alignment.height / size[1])  # an inch
+    top, thickness = alignment.height + 0.05 * pixels, 0.06 * pixels
+    for length, color in ((1, BAR_REST), (share, BAR)):
+        bar = Rectangle((0, top), alignment.width * length, thickness, color=color, linewidth=0, clip_on=False)
+        axis.add_patch(bar)

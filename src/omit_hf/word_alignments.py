@@ -1,0 +1,346 @@
+"""Where a model finds the words of a sentence in a picture, as numbers; `omit_hf.visualization` draws them."""
+
+import copy
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from omit_hf.modeling.features_omit import OmitFeatures
+from omit_hf.modeling.matching_omit import MATCHING, tiled_similarity
+from omit_hf.modeling.pictures_omit import rgb_picture
+
+SPACE = "▁"  # SentencePiece's
+
+
+@dataclass
+class WordAlignment:
+    """Which of K image fragments each of L words is aligned with. Sub-words are merged into words.
+
+    Args:
+        matching: the head that aligned them, as `OmitConfig.matching` has it.
+        similarity: the head's similarity of the picture and the sentence.
+        words: as the sentence spells them, L.
+        known: false for a word that the tokenizer has no token for, L.
+        mass: share of each word's mass that comes from each fragment, [K, L], from 0 to 1.
+        matched: share of each word's mass that comes from fragments, `mass` summed over them, [L]. The rest is the
+            image's dustbin's; a head without dustbins matches all of it. What does not transport but chooses or attends
+            has no dustbins either; a word's mass is then its column of the alignment.
+        width, height: of the picture in pixels; of the boxes' outermost corners where there is no picture.
+        grid: rows and columns of the cells, which are the fragments in reading order; None for regions.
+        area: the part of the picture that the grid covers, x0, y0, x1, y1 in pixels (a processor may crop); None for
+            regions.
+        boxes: regions in pixels, x0, y0, x1, y1, [K, 4]; None for a grid, and for regions whose boxes are not known.
+        plan: the transport plan with the columns of words, [K + 1, L + 1] with dustbins first or [K, L] without; None
+            for heads that do not transport.
+        row_marginals, column_marginals: the mass that the plan was to have in each row and column; None likewise.
+    """
+
+    matching: str
+    similarity: float
+    words: list[str]
+    known: list[bool]
+    mass: np.ndarray
+    matched: np.ndarray
+    width: int
+    height: int
+    grid: tuple[int, int] | None = None
+    area: tuple[float, float, float, float] | None = None
+    boxes: np.ndarray | None = None
+    plan: np.ndarray | None = None
+    row_marginals: np.ndarray | None = None
+    column_marginals: np.ndarray | None = None
+
+    @property
+    def has_dustbins(self) -> bool:
+        return self.plan is not None and len(self.plan) == len(self.mass) + 1
+
+    def places(self) -> np.ndarray | None:
+        """Where each fragment is in the picture, x0, y0, x1, y1 in pixels, [K, 4]; None where that is not known."""
+        if self.grid is None:
+            return self.boxes
+        rows, columns = self.grid
+        left, top, right, bottom = self.area
+        x, y = np.linspace(left, right, columns + 1), np.linspace(top, bottom, rows + 1)
+        corners = np.meshgrid(x[:-1], y[:-1]) + np.meshgrid(x[1:], y[1:])
+        return np.stack([each.ravel() for each in corners], axis=1)
+
+    def to_dict(self) -> dict:
+        """What JSON can hold: `similarity`, `matching`, `width`, `height`, `places` (a box a fragment, or None), and
+        `words`, each with `word`, `known`, `matched` and `mass` (a number a fragment)."""
+        places = self.places()
+        columns = zip(self.words, self.known, self.matched.tolist(), self.mass.T.tolist(), strict=True)
+        return {
+            "matching": self.matching,
+            "similarity": self.similarity,
+            "width": self.width,
+            "height": self.height,
+            "places": None if places is None else places.tolist(),
+            "words": [dict(zip(("word", "known", "matched", "mass"), each, strict=True)) for each in columns],
+        }
+
+
+@torch.inference_mode()
+def word_alignment(
+    model,
+    processor,
+    picture: Image.Image | None = None,
+    sentence: str = "",
+    *,
+    regions=None,
+    boxes=None,
+    size: tuple[int, int] | None = None,
+    matching: str | None = None,
+) -> WordAlignment:
+    """Align the words of a sentence with the fragments of a picture.
+
+    Args:
+        model: `OmitModel` with a head that aligns; it comes back in the mode that it was in.
+        processor: its `OmitProcessor`.
+        picture: a PIL image. Beside regions it only tells their frame, and may be left out.
+        sentence: a caption.
+        regions: precomputed features of regions, [K, width], for a model that takes them.
+        boxes: of the regions, x0, y0, x1, y1 in pixels, [K, 4].
+        size: width and height of the picture that the boxes lie in; by default that of the picture, or where there is
+            none the outermost corners.
+        matching: align the same features by another head, one without parameters; see `OmitConfig.matching`.
+
+    Raises:
+        ValueError: if the head does not align, or has parameters that the model lacks; if the sentence has no word that
+            the model matches; if the model takes something else than what is given; if boxes do not fit the regions, or
+            the cells are no grid.
+    """
+    takes_regions = model.vision_encoder.input_name == "region_features"
+    if takes_regions == (regions is None) or (picture is None and not takes_regions):
+        wanted = "regions=…, features [K, width]" if takes_regions else "a picture and no regions"
+        raise ValueError(
+            f"The image encoder is {model.config.vision_config.model_type!r}, which takes {wanted}; got "
+            f"{'no picture' if picture is None else 'a picture'} and {'no regions' if regions is None else 'regions'}."
+        )
+    head = _head(model, matching)
+    picture = None if picture is None else rgb_picture(picture)
+    was_training = model.training
+    model.eval()
+    try:
+        pixels = processor(regions=regions) if takes_regions else processor(images=picture)
+        image = model.get_image_features(**pixels.to(model.device))
+        tokens = processor(text=sentence).to(model.device)
+        text = model.get_text_features(**tokens)
+        similarity = tiled_similarity(head, image, text).item()
+        columns, plan, marginals = _columns(head, image, text)
+    finally:
+        model.train(was_training)
+    valid = text.mask[0, : tokens["input_ids"].shape[1]].cpu()
+    words = words_of_tokens(processor.tokenizer, sentence, tokens["input_ids"][0].cpu(), valid)
+    if not words:
+        raise ValueError(f"The sentence {sentence!r} has no word that the model matches; expected at least one.")
+    if takes_regions:
+        frame = _region_frame(picture, boxes, size, len(columns))
+    else:
+        states, size = image.last_hidden_state, tuple(pixels["pixel_values"].shape[-2:])
+        grid = tuple(states.shape[-2:]) if getattr(states, "ndim", 0) == 4 else square_grid(len(columns), size)
+        area = seen_area(processor, *picture.size)
+        frame = {"grid": grid, "area": area, "width": picture.width, "height": picture.height}
+
+    columns = _merged(columns, words)
+    total = columns.sum(axis=0)
+    if plan is not None:
+        dustbins = len(plan) - len(columns)
+        plan = np.concatenate([plan[:, :dustbins], _merged(plan[:, dustbins:], words)], axis=1)
+        row_marginals, column_marginals = marginals
+        local = _merged(column_marginals[None, dustbins:], words)[0]
+        marginals = row_marginals, np.concatenate([column_marginals[:dustbins], local])
+        total = plan[:, dustbins:].sum(axis=0)
+    mass = columns / np.where(total > 0, total, 1)
+    return WordAlignment(
+        matching=matching or model.config.matching,
+        similarity=similarity,
+        words=[word.text for word in words],
+        known=[word.known for word in words],
+        mass=mass,
+        matched=mass.sum(axis=0),
+        plan=plan,
+        row_marginals=None if plan is None else marginals[0],
+        column_marginals=None if plan is None else marginals[1],
+        **frame,
+    )
+
+
+def _head(model, matching: str | None) -> nn.Module:
+    """The model's own head, or another without parameters, with the settings of the model's configuration."""
+    name = matching or model.config.matching
+    if name not in MATCHING:
+        raise ValueError(f"matching is {name!r}; expected one of {', '.join(MATCHING)}.")
+    if not MATCHING[name].aligns:
+        able = ", ".join(repr(each) for each, kind in MATCHING.items() if kind.aligns)
+        raise ValueError(f"matching is {name!r}, which does not align words with fragments; these do: {able}.")
+    if name == model.config.matching:
+        return model.matching
+    config = copy.copy(model.config)
+    config.matching = name
+    head = MATCHING[name](config)
+    if any(True for _ in head.parameters()):
+        raise ValueError(
+            f"matching is {name!r}, which has parameters of its own, and the model was trained with "
+            f"{model.config.matching!r}; compare with a checkpoint that was trained with it."
+        )
+    return head
+
+
+def _columns(head: nn.Module, image: OmitFeatures, text: OmitFeatures) -> tuple:
+    """Of the one pair: the alignment, [K, L]; the plan with its dustbins and the marginals of its rows and columns, or
+    None."""
+    if not hasattr(head, "transport_plan"):
+        return head.alignment(image, text)[0, 0].float().cpu().numpy(), None, None
+    _, row_marginals, _, column_marginals = head.sides(image, text)
+    plan = head.transport_plan(image, text)[0, 0].float().cpu().numpy()
+    marginals = [each[0, 0].float().cpu().numpy() for each in (row_marginals, column_marginals)]
+    return plan[head.dustbins :, head.dustbins :], plan, marginals
+
+
+class Word(NamedTuple):
+    """A word of a sentence, and the places of its tokens among those of the sentence."""
+
+    text: str
+    tokens: list[int]
+    known: bool
+
+
+def words_of_tokens(tokenizer, sentence: str, input_ids: Tensor, valid: Tensor) -> list[Word]:
+    """Merge the tokens of a sentence into words.
+
+    Successive tokens make one word where the tokenizer took them from one piece of the sentence, no space lies between
+    them, and both are letters and digits or neither is: a full stop is a word of its own, as it is for BERT and CLIP
+    (an apostrophe goes with either).
+
+    Args:
+        tokenizer: of the model.
+        sentence: what it made the tokens of.
+        input_ids: tokens, [L].
+        valid: which of them are to be in a word, bool [L].
+    """
+    text, spans, pieces = _spans(tokenizer, sentence, input_ids)
+    words: list[Word] = []
+    last, begin, end = None, 0, 0  # of the word that is being made: its last token, and its span
+    for place in valid.nonzero()[:, 0].tolist():
+        start, stop = spans[place]
+        start = stop - len(text[start:stop].lstrip())
+        known = input_ids[place].item() != tokenizer.unk_token_id
+        before, after = text[begin:end], text[start:stop]
+        alike = not before or not after or "'" in (before[-1], after[0]) or before[-1].isalnum() == after[0].isalnum()
+        if last == place - 1 and pieces[place] is not None and pieces[place] == pieces[last] and start <= end and alike:
+            end = max(end, stop)
+            words[-1] = Word(text[begin:end], [*words[-1].tokens, place], words[-1].known and known)
+        else:
+            begin, end = start, stop
+            name = after if pieces[place] is not None else tokenizer.convert_ids_to_tokens(input_ids[place].item())
+            words.append(Word(name, [place], known))
+        last = place
+    return words
+
+
+def _spans(tokenizer, sentence: str, input_ids: Tensor) -> tuple[str, list[tuple[int, int]], list[int | None]]:
+    """A text, where in it each token begins and ends, and from which piece of it the tokenizer took each token (None
+    for special tokens)."""
+    if tokenizer.is_fast:
+        encoding = tokenizer(sentence, truncation=True, return_offsets_mapping=True)
+        count = len(encoding["input_ids"])
+        first = 0 if tokenizer.padding_side == "right" else max(0, len(input_ids) - count)
+        if encoding["input_ids"] != input_ids[first : first + count].tolist():
+            raise ValueError(
+                f"The processor makes other tokens of {sentence!r} than its tokenizer does; expected the same, cut to "
+                "the tokenizer's model_max_length."
+            )
+        padding = len(input_ids) - count - first
+        spans = [(0, 0)] * first + encoding["offset_mapping"] + [(0, 0)] * padding
+        return sentence, spans, [None] * first + encoding.word_ids() + [None] * padding
+    # Without offsets, the text is what the tokens spell. Of these tokenizers SentencePiece's mark where a word begins.
+    tokens = tokenizer.convert_ids_to_tokens(input_ids.tolist())
+    spelled = [token.replace(SPACE, " ") for token in tokens]
+    ends = np.cumsum([len(each) for each in spelled]).tolist()
+    marked = any(token.startswith(SPACE) for token in tokens)
+    pieces = [0 if marked else place for place in range(len(tokens))]
+    return "".join(spelled), list(zip([0, *ends[:-1]], ends, strict=True)), pieces
+
+
+def _merged(columns: np.ndarray, words: list[Word]) -> np.ndarray:
+    """Columns of tokens, [K, tokens], summed over those of each word, [K, L]."""
+    return np.stack([columns[:, word.tokens].sum(axis=1) for word in words], axis=1)
+
+
+def _region_frame(picture: Image.Image | None, boxes, size: tuple[int, int] | None, regions: int) -> dict:
+    """Boxes of regions, and the size of the picture that they lie in."""
+    if boxes is not None:
+        boxes = np.asarray(boxes, dtype=np.float64)
+        if boxes.shape != (regions, 4):
+            raise ValueError(f"boxes has shape {boxes.shape}; expected {(regions, 4)}, x0, y0, x1, y1 of each region.")
+        if not np.isfinite(boxes).all() or (boxes[:, :2] > boxes[:, 2:]).any():
+            raise ValueError("boxes has one that is not finite or ends before it begins; expected x0, y0, x1, y1.")
+    if picture is not None and size is not None and tuple(size) != picture.size:
+        raise ValueError(
+            f"The regions lie in a picture of {size[0]} x {size[1]} pixels, and the one given has {picture.width} x "
+            f"{picture.height}; expected the picture that they were found in, at its size."
+        )
+    if picture is not None:
+        size = picture.size
+    elif size is None and boxes is not None:
+        size = [max(1, int(np.ceil(each))) for each in boxes[:, 2:].max(axis=0)]
+    width, height = (1, 1) if size is None else size
+    return {"boxes": boxes, "width": width, "height": height}
+
+
+def square_grid(cells: int, pixels: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of square patches that cover an image of some height and width.
+
+    Raises:
+        ValueError: if there are no such.
+    """
+    height, width = pixels
+    rows = max(1, round((cells * height / width) ** 0.5))
+    if cells % rows or not 0.5 < (cells / rows) / rows / (width / height) < 2:
+        raise ValueError(f"The image of {height} x {width} pixels has {cells} cells, which are no grid of square ones.")
+    return rows, cells // rows
+
+
+def seen_area(processor, width: int, height: int) -> tuple[float, float, float, float]:
+    """The part of a picture that an image processor keeps, x0, y0, x1, y1 in pixels; more than all of it where it pads.
+
+    It is shown a picture whose colours tell where they are, since every class has its own way to resize and crop.
+
+    Raises:
+        ValueError: if what comes out is no part of the picture, scaled.
+    """
+    area = np.array([[0, width], [0, height]], dtype=np.float64)
+    for _ in range(2):  # a second time with all colours in the part that was found, for precision
+        colours = []
+        for (low, high), size in zip(area, (width, height), strict=True):
+            share = (np.arange(size) + 0.5 - low) / (high - low)
+            colours.append(np.clip(np.round(255 * share), 0, 255).astype(np.uint8))
+        shown = np.empty((height, width, 3), dtype=np.uint8)
+        shown[..., 0] = shown[..., 2] = colours[0]  # twice, since some processors swap red and blue
+        shown[..., 1] = colours[1][:, None]
+        options = {"do_normalize": False, "do_rescale": False}
+        seen = processor(images=Image.fromarray(shown), **options)["pixel_values"][0].double().numpy()
+        for axis, profile in enumerate((seen[0, seen.shape[1] // 2], seen[1, :, seen.shape[2] // 2])):
+            count = len(profile)
+            inner = slice(count // 4, count - count // 4)  # resampling bends the ends
+            places = np.arange(count)[inner] + 0.5
+            low, high = area[axis]
+            positions = low + profile[inner] / 255 * (high - low)
+            if (width, height)[axis] == 1 or len(places) == 1:
+                continue
+            slope, start = np.polyfit(places, positions, 1)
+            if slope <= 0 or np.abs(start + slope * places - positions).max() > 0.05 * slope * count:
+                raise ValueError(
+                    f"{type(processor.image_processor).__name__} makes something else of a picture of {width} x "
+                    f"{height} pixels than a part of it, scaled; expected one that resizes and crops alone."
+                )
+            area[axis] = start, start + slope * count
+    for edges, size in zip(area, (width, height), strict=True):  # colours are coarse: at the frame means on it
+        for frame in (0, size):
+            edges[np.abs(edges - frame) < 0.005 * size] = frame
+    (left, right), (top, bottom) = area.tolist()
+    return left, top, right, bottom

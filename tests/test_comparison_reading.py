@@ -1,0 +1,152 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from comparisons import comparison, written
+from tiny import tiny_recipe
+
+from omit_hf.comparison import comparison_of, is_comparison, read_comparison, selected
+from omit_hf.training import Recipe
+
+CONFIGS = Path(__file__).parents[1] / "examples" / "configs"
+METHODS = {"methods": {"matching": ["omit", "mean"]}}
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("compare_*.yaml")), ids=lambda file: file.stem)
+def test_every_comparison_is_one(file, tmp_path):
+    assert is_comparison(file)
+    plan = read_comparison(file, tmp_path)
+    assert len({plan.trials(group) for group in plan.groups(plan.grids)}) == 1
+
+
+def test_the_grids_of_scenes(tmp_path):
+    """With the methods that there are."""
+    content = yaml.safe_load((CONFIGS / "compare_scenes.yaml").read_text())
+    content["recipe"] = str(CONFIGS / content["recipe"])
+    content["grids"]["methods"]["matching"] = ["omit", "ot", "mean"]
+    content["grids"].pop("noise", None)
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    plan = read_comparison(tmp_path / "a.yaml", tmp_path)
+    rows = {grid.name: len(plan.rows(grid)) for grid in plan.grids}
+    assert rows == {"methods": 3, "regularization": 14, "dustbin_marginals": 3 * 4 + 4}
+    runs = {run.name for grid in plan.grids for run in plan.runs(grid)}
+    assert len(runs) == 3 * (3 + 14 - 2 + 16 - 2)  # omit and ot as the recipe has them are in each
+
+
+def test_the_recipe_is_found_from_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    plan = comparison(tmp_path)
+    assert plan.base["projection_dim"] == 16
+    assert is_comparison(tmp_path / "compare.yaml")
+    assert not is_comparison(tmp_path / "tiny.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"grid": {}}, "unknown field 'grid'; did you mean 'grids'"),
+        ({"recipe": None}, "recipe is None; expected the file of the base recipe"),
+        ({"recipe": "other.yaml"}, "No recipe at .*other.yaml"),
+        (
+            {"overrides": {"learn_rate": 1}},
+            "overrides has the unknown field 'learn_rate'; did you mean 'learning_rate'",
+        ),
+        ({"overrides": {"seed": 1}}, "overrides has seed, which is set for each run; leave it out"),
+        ({"overrides": {"max_steps": 1}}, "overrides has max_steps, which leaves a run unfinished; set num_epochs"),
+        ({"overrides": {"learning_rate": "fast"}}, "overrides: learning_rate is 'fast'; expected a number"),
+        ({"overrides": [1]}, r"overrides is \[1\]; expected names and values"),
+        ({"overrides": {"matching": "ot"}}, "matching is set by both overrides and a grid; expected one of them"),
+        ({"overrides": {"batch_size": 1}}, "methods: batch_size is 1; expected at least 2"),
+        ({"grids": {}}, "grids is empty; expected at least one"),
+        ({"grids": {"a": 3}}, "grid a is 3; expected names and values"),
+        ({"grids": {"a": {"matching": []}}}, r"grid a: matching is \[\]; expected a list of values"),
+        ({"grids": {"a": {"matching": "omit"}}}, "grid a: matching is 'omit'; expected a list of values"),
+        ({"grids": {"a": {"matching": ["ot", "ot"]}}}, "grid a: matching is ot ot; expected each of them once"),
+        ({"grids": {"a": {"regularization": [1, "1e0"]}}}, r"regularization is 1.0 1.0; expected each of them once"),
+        ({"grids": {"a": {"depth": [1]}}}, "grid a has the unknown field 'depth'"),
+        ({"grids": {"a": {"seed": [1]}}}, "grid a has seed, which is set for each run"),
+        ({"grids": {"a": {"matching": ["magic"]}}}, "a: .*magic"),
+        (
+            {"grids": {"a": {"regularization": [0.1, -1]}}},
+            "a: regularization is -1.0; expected a number greater than 0",
+        ),
+        (
+            {"grids": {"a": {"text_pooling": ["mean"], "seeds": [1.5]}}},
+            r"seeds of grid a is \[1.5\]; expected a list of int",
+        ),
+        (
+            {"grids": {"a": {"cache_folder": ["a/b", "a-b"]}}},
+            "another run has the name omit_cache_folder-a-b_seed0 too",
+        ),
+        ({"seeds": []}, r"seeds of grid methods is \[\]; expected a list of integers"),
+        ({"seeds": [0, 0]}, "seeds of grid methods is 0 0; expected each of them once"),
+        ({"seeds": [-1]}, "methods: seed is -1; expected an integer from 0"),
+        (
+            {"settings": {"matching": {"ot": {}}}},
+            "settings are for matching ot, which no grid has; expected some of mean, omit",
+        ),
+        ({"settings": {"matching": {"mean": {"depth": 1}}}}, "settings of matching mean has the unknown field 'depth'"),
+        ({"settings": {"matching": {"mean": {"matching": "ot"}}}}, "matching is set by both a grid and settings"),
+        ({"search": {}}, "search has no candidates; expected fields and lists of values to try"),
+        (
+            {"search": {"candidates": {"margin": []}}},
+            r"candidates of search: margin is \[\]; expected a list of values",
+        ),
+        ({"search": {"candidate": {}}}, "search has the unknown field 'candidate'; did you mean 'candidates'"),
+        ({"search": {"candidates": {"matching": ["ot"]}}}, "matching is set by both a grid and search"),
+        (
+            {"search": {"candidates": {"learning_rate": [-1]}}},
+            "search: learning_rate is -1.0; expected a number greater",
+        ),
+        ({"search": {"candidates": {"learning_rate": [1]}, "seed": "x"}}, "seed of search is 'x'; expected int"),
+        (
+            {"search": {"candidates": {"learning_rate": [1]}, "per": ["loss"]}},
+            "per of search has 'loss'; expected fields",
+        ),
+        (
+            {"search": {"candidates": {"learning_rate": [1]}, "overrides": {"learning_rate": 1}}},
+            "learning_rate is among both the candidates and the overrides of search",
+        ),
+        (
+            {"search": {"candidates": {"regularization": [0.1, 0.2]}}},
+            "search has not as many trials for each: omit 2, mean 0; expected candidates of fields that all of",
+        ),
+        ({"search": {"candidates": {"margin": [0.1]}}}, "not as many trials for each: omit 0, mean 0"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, content, message):
+    file = written(tmp_path, **content)
+    with pytest.raises((ValueError, OSError), match=message):
+        read_comparison(file, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_all_that_is_wrong_is_listed(tmp_path):
+    file = written(tmp_path, overrides={"depth": 1, "seed": 2}, seeds=[0, 0], grids={"a": {"matching": []}})
+    with pytest.raises(ValueError, match="4 problems:(.|\n)*depth(.|\n)*seed,(.|\n)*matching is(.|\n)*seeds of grid a"):
+        read_comparison(file, tmp_path / "runs")
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1"])
+def test_no_mapping(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"a.yaml (is no YAML|holds list; expected fields)"):
+        is_comparison(tmp_path / "a.yaml")
+
+
+def test_grids_by_name(tmp_path):
+    plan = comparison(tmp_path, grids={**METHODS, "size": {"projection_dim": [8]}})
+    assert [grid.name for grid in selected(plan, None)] == ["methods", "size"]
+    assert [grid.name for grid in selected(plan, ["size"])] == ["size"]
+    with pytest.raises(ValueError, match=r"only is sizes; expected some of methods, size\."):
+        selected(plan, ["size", "sizes"])
+
+
+def test_a_recipe_with_methods(tmp_path):
+    recipe = Recipe(**tiny_recipe())
+    plan = comparison_of(recipe, ["mean", "omit"], [3], tmp_path)
+    assert [run.name for run in plan.runs(plan.grids[0])] == ["mean_seed3", "omit_seed3"]
+    with pytest.raises(ValueError, match="magic"):
+        comparison_of(recipe, ["magic"], [3], tmp_path)
+    with pytest.raises(ValueError, match="seeds is 3 3; expected each of them once"):
+        comparison_of(recipe, ["omit"], [3, 3], tmp_path)

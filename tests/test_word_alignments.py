@@ -1,0 +1,233 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from miniatures import save_clip, text_tokenizer
+from PIL import Image
+from tiny import REGIONS, tiny_config
+from transformers import CLIPImageProcessor, ViTImageProcessor
+
+from omit_hf import OmitModel, OmitProcessor
+from omit_hf.word_alignments import seen_area, square_grid, word_alignment, words_of_tokens
+
+PICTURE = Image.new("RGB", (96, 64), "teal")
+
+
+def scenes_like(scenes_model, **options) -> OmitModel:
+    torch.manual_seed(0)
+    return OmitModel(tiny_config(text_config=scenes_model.config.text_config.to_dict(), **options)).eval()
+
+
+def test_mass_is_the_share_of_a_words_column(scenes_model, processor):
+    out = scenes_model(**processor(images=PICTURE, text="a red star"), output_transport=True)
+    plan = out.transport_plan[0, 0].detach().numpy()
+    found = word_alignment(scenes_model, processor, PICTURE, "a red star")
+    assert found.words == ["a", "red", "star"]
+    assert found.similarity == out.similarity.item()
+    assert found.grid == (4, 6)
+    for word in range(3):
+        total = sum(plan[row, 1 + word] for row in range(25))
+        for cell in range(24):
+            assert found.mass[cell, word] == pytest.approx(plan[1 + cell, 1 + word] / total)
+        assert found.matched[word] == pytest.approx(1 - plan[0, 1 + word] / total)
+    np.testing.assert_array_equal(found.plan, plan)
+    np.testing.assert_allclose(found.plan.sum(axis=0), found.column_marginals, rtol=1e-5)
+    np.testing.assert_allclose(found.row_marginals, 1 / 25, rtol=1e-5)
+
+
+def test_full_transport_matches_all_of_a_word(scenes_model, processor):
+    found = word_alignment(scenes_like(scenes_model, matching="ot"), processor, PICTURE, "a red star")
+    assert not found.has_dustbins
+    assert found.plan.shape == (24, 3)
+    np.testing.assert_allclose(found.matched, 1, rtol=1e-5)
+
+
+def test_places_of_a_grid_cover_its_area(scenes_model, processor):
+    places = word_alignment(scenes_model, processor, PICTURE, "a star").places()
+    assert places[0].tolist() == [0, 0, 16, 16]
+    assert places[5].tolist() == [80, 0, 96, 16]
+    assert places[-1].tolist() == [80, 48, 96, 64]
+
+
+def test_to_dict_is_json(scenes_model, processor):
+    found = json.loads(json.dumps(word_alignment(scenes_model, processor, PICTURE, "a red zebra").to_dict()))
+    assert [(word["word"], word["known"]) for word in found["words"]] == [("a", True), ("red", True), ("zebra", False)]
+    assert sum(found["words"][1]["mass"]) == pytest.approx(found["words"][1]["matched"])
+    assert len(found["places"]) == len(found["words"][0]["mass"]) == 24
+    assert (found["matching"], found["width"], found["height"]) == ("omit", 96, 64)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence", "expected"),
+    [
+        ("bert", "a small café.", ["a", "small", "café", "."]),
+        ("roberta", " red café don't 20", ["red", "café", "don", "'t", "20"]),
+        ("clip_text_model", "red café don't!!", ["red", "café", "don", "'t", "!!"]),
+        ("siglip_text_model", "red. a cab", ["red", ".", "a", "cab"]),
+    ],
+)
+def test_sub_words_are_merged(kind, sentence, expected):
+    tokenizer = text_tokenizer(kind)
+    ids = torch.tensor(tokenizer(sentence)["input_ids"])
+    valid = torch.tensor([each not in tokenizer.all_special_ids or each == tokenizer.unk_token_id for each in ids])
+    if kind == "clip_text_model":
+        valid[-1] = False  # its unknown token is EOS
+    words = words_of_tokens(tokenizer, sentence, ids, valid)
+    assert [word.text for word in words] == expected
+    assert [token for word in words for token in word.tokens] == valid.nonzero()[:, 0].tolist()
+
+
+class SentencePieces:
+    """The part of a tokenizer without offsets that is used."""
+
+    is_fast, unk_token_id = False, 0
+    tokens = ("<unk>", "▁a", "▁st", "ar", "▁", "red", ".", "</s>")
+
+    def convert_ids_to_tokens(self, ids):
+        return [self.tokens[each] for each in ids]
+
+
+def test_sub_words_of_a_tokenizer_without_offsets():
+    valid = torch.tensor([True] * 8 + [False])
+    words = words_of_tokens(SentencePieces(), "", torch.tensor([1, 2, 3, 4, 5, 6, 4, 0, 7]), valid)
+    assert [word.text for word in words] == ["a", "star", "red", ".", "<unk>"]
+    assert [word.tokens for word in words] == [[0], [1, 2], [3, 4], [5], [6, 7]]
+    assert [word.known for word in words] == [True] * 4 + [False]
+
+
+def test_a_word_of_several_tokens_has_the_mass_of_all_of_them(tmp_path):
+    model = OmitModel.from_clip(save_clip("clip", tmp_path))
+    processor = OmitProcessor(CLIPImageProcessor.from_pretrained(tmp_path), text_tokenizer("clip_text_model"))
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8))
+    out = model(**processor(images=picture, text="red a"), output_transport=True)
+    plan = out.transport_plan[0, 0].detach().numpy()  # CLS, r e d a, EOS after the dustbin
+    found = word_alignment(model, processor, picture, "red a")
+    assert found.words == ["red", "a"]
+    np.testing.assert_allclose(found.plan[:, 1], plan[:, 2] + plan[:, 3] + plan[:, 4], rtol=1e-5)
+    np.testing.assert_allclose(found.mass[:, 0], found.plan[1:, 1] / found.plan[:, 1].sum(), rtol=1e-5)
+    np.testing.assert_allclose(found.column_marginals, [1 / 5, 3 / 5, 1 / 5], rtol=1e-5)
+    np.testing.assert_allclose(found.area, (15, 0, 75, 60), atol=0.5)  # the square in the middle, scaled to 32 x 32
+    assert found.grid == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("image_processor", "size", "expected"),
+    [
+        (ViTImageProcessor(do_resize=False), (96, 64), (0, 0, 96, 64)),
+        (ViTImageProcessor(), (640, 480), (0, 0, 640, 480)),
+        (ViTImageProcessor(), (1, 30), (0, 0, 1, 30)),
+        (CLIPImageProcessor(), (640, 480), (80, 0, 560, 480)),
+        (CLIPImageProcessor(), (480, 640), (0, 80, 480, 560)),
+        (CLIPImageProcessor(), (2000, 100), (950, 0, 1050, 100)),
+        (CLIPImageProcessor(do_resize=False, crop_size=60), (100, 40), (20, -10, 80, 50)),
+    ],
+)
+def test_the_area_that_a_processor_keeps(image_processor, size, expected):
+    processor = OmitProcessor(image_processor, text_tokenizer("bert"))
+    np.testing.assert_allclose(seen_area(processor, *size), expected, atol=0.005 * max(size))
+
+
+@pytest.mark.parametrize(
+    ("cells", "pixels", "expected"),
+    [
+        (49, (224, 224), (7, 7)),
+        (20, (64, 80), (4, 5)),
+        (12, (96, 32), (6, 2)),
+        (1, (8, 8), (1, 1)),
+        (3, (8, 24), (1, 3)),
+    ],
+)
+def test_grids(cells, pixels, expected):
+    assert square_grid(cells, pixels) == expected
+
+
+def test_cells_that_are_no_grid():
+    with pytest.raises(ValueError, match="image of 224 x 224 pixels has 50 cells, which are no grid of square ones"):
+        square_grid(50, (224, 224))
+
+
+@pytest.fixture
+def region_model(scenes_model) -> OmitModel:
+    return scenes_like(scenes_model, vision_config=REGIONS)
+
+
+BOXES = np.array([[0, 0, 10, 10], [5, 5, 30, 20], [40, 2, 60, 50]])
+
+
+def test_regions_with_boxes(region_model, processor):
+    regions = np.random.default_rng(0).normal(size=(3, 10)).astype(np.float32)
+    found = word_alignment(region_model, processor, sentence="a red star", regions=regions, boxes=BOXES)
+    assert (found.grid, found.area, found.width, found.height) == (None, None, 60, 50)
+    assert found.mass.shape == (3, 3)
+    np.testing.assert_array_equal(found.places(), BOXES)
+    with_picture = word_alignment(region_model, processor, PICTURE, "a red star", regions=regions)
+    assert (with_picture.width, with_picture.height, with_picture.places()) == (96, 64, None)
+    np.testing.assert_array_equal(with_picture.mass, found.mass)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        (BOXES[:2], r"boxes has shape \(2, 4\); expected \(3, 4\)"),
+        (BOXES[:, ::-1], "ends before it begins"),
+        (BOXES * np.nan, "not finite"),
+    ],
+)
+def test_boxes_that_do_not_fit(region_model, processor, boxes, message):
+    with pytest.raises(ValueError, match=message):
+        word_alignment(region_model, processor, sentence="a star", regions=np.ones((3, 10)), boxes=boxes)
+
+
+def test_what_the_model_does_not_take(region_model, scenes_model, processor):
+    with pytest.raises(ValueError, match="'omit_region', which takes regions=.* got a picture and no regions"):
+        word_alignment(region_model, processor, PICTURE, "a star")
+    with pytest.raises(ValueError, match="'convnext', which takes a picture and no regions; got a picture and regions"):
+        word_alignment(scenes_model, processor, PICTURE, "a star", regions=np.ones((3, 10)))
+    with pytest.raises(ValueError, match="got no picture and no regions"):
+        word_alignment(scenes_model, processor, sentence="a star")
+
+
+@pytest.mark.parametrize("matching", ["maxsim", "chan", "scan_t2i", "scan_i2t"])
+def test_heads_without_a_plan(scenes_model, processor, matching):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8))
+    found = word_alignment(scenes_model, processor, picture, "a red star", matching=matching)
+    trained = scenes_like(scenes_model, matching=matching)
+    aligned = trained(**processor(images=picture, text="a red star"), output_transport=True).alignment[0, 0]
+    aligned = aligned.detach().numpy()
+    for word in range(3):
+        np.testing.assert_allclose(found.mass[:, word], aligned[:, word] / sum(aligned[:, word]), rtol=1e-4)
+    np.testing.assert_allclose(found.matched, 1, rtol=1e-5)
+    assert (found.plan, found.row_marginals, found.column_marginals) == (None, None, None)
+    assert not found.has_dustbins
+
+
+def test_another_head_on_the_same_features(scenes_model, processor):
+    other = word_alignment(scenes_model, processor, PICTURE, "a red star", matching="ot")
+    expected = word_alignment(scenes_like(scenes_model, matching="ot"), processor, PICTURE, "a red star")
+    np.testing.assert_allclose(other.mass, expected.mass, rtol=1e-4)
+    assert (other.matching, scenes_model.config.matching) == ("ot", "omit")
+    learned = scenes_like(scenes_model, matching="ot", dustbin="learned")
+    with pytest.raises(ValueError, match="matching is 'omit', which has parameters of its own, and the model was"):
+        word_alignment(learned, processor, PICTURE, "a star", matching="omit")
+    with pytest.raises(ValueError, match="matching is 'magic'; expected one of omit"):
+        word_alignment(scenes_model, processor, PICTURE, "a star", matching="magic")
+
+
+def test_a_head_that_does_not_align(scenes_model, processor):
+    with pytest.raises(
+        ValueError, match="matching is 'mean', which does not align words .* these do: 'omit', 'ot', 'maxsim'"
+    ):
+        word_alignment(scenes_like(scenes_model, matching="mean"), processor, PICTURE, "a red star")
+
+
+def test_the_model_comes_back_in_its_mode(scenes_model, processor):
+    scenes_model.train()
+    word_alignment(scenes_model, processor, PICTURE, "a red star")
+    assert scenes_model.training
+
+
+@pytest.mark.parametrize("sentence", ["", "...", "  "])
+def test_a_sentence_without_a_word(processor, scenes_model, sentence):
+    with pytest.raises(ValueError, match="The sentence .* has no word that the model matches; expected at least one"):
+        word_alignment(scenes_model, processor, PICTURE, sentence)
