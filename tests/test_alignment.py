@@ -87,6 +87,10 @@ def test_any_of_several_boxes_will_do():
     assert scores["mass_inside"] == pytest.approx(0.8)
 
 
+def test_the_least_mass_is_mass():
+    assert mass_inside(np.array([5e-324, 0.0]), np.array([0.5625, 0.0])) == 0.5625
+
+
 def test_a_phrase_without_mass_is_a_miss():
     scores = phrase_scores(np.zeros(4), CELLS, np.array([[0, 0, 4, 4]]))
     assert (scores["pointing"], scores["mass_inside"], scores["auc"]) == (0, 0, 0.5)

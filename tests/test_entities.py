@@ -70,6 +70,11 @@ def test_captions_are_compared_by_their_letters(folder, caplog):
     assert "2 captions that the annotations do not have" in caplog.text
 
 
+def test_a_sentence_is_of_one_caption(folder):
+    _, report = load_entities(folder, split(CAPTIONS[0], CAPTIONS[0]))
+    assert (report.captions, report.unmatched) == (1, [f"10.jpg: {CAPTIONS[0]}"])
+
+
 def test_accents_and_ligatures(folder):
     (folder / "Sentences" / "10.txt").write_text(
         "[/EN#1/people A fiancee] s [/EN#2/other cafe\u0301] .\n", encoding="utf-8"
@@ -98,10 +103,10 @@ def test_an_image_all_of_whose_captions_are_others(folder):
 
 def test_a_box_is_cut_at_the_edge_of_the_picture(folder):
     (folder / "Annotations" / "10.xml").write_text(
-        XML.replace("<xmax>30<", "<xmax>52<").replace("<ymin>2<", "<ymin>0<")
+        XML.replace("<xmax>30<", "<xmax>52<").replace("<ymin>2<", "<ymin>0<").replace("<ymax>9<", "<ymax>41<")
     )
     data, report = load_entities(folder, split())
-    assert data[0]["boxes"] == [[0, 0, 20, 40], [20, 4, 50, 9]]
+    assert data[0]["boxes"] == [[0, 0, 20, 40], [20, 4, 50, 40]]
     assert report.clipped == 2
 
 

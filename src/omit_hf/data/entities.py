@@ -273,7 +273,7 @@ def _row(image_id, captions, sentences, annotations: Annotations, report: Entiti
             covered = [place for place, at in zip(places, parted, strict=True) if start <= at < end]
             if not covered:
                 continue  # marks alone
-            objects = [] if chain == NOT_VISUAL else annotations.chains.get(chain, [])
+            objects = annotations.chains.get(chain, [])
             span = {"caption": len(kept), "start": covered[0], "end": covered[-1] + 1}
             entries += [{**span, "object": each} for each in objects or [NO_BOX]]
             report.phrases += 1

@@ -54,7 +54,7 @@ def mass_inside(mass: np.ndarray, share: np.ndarray) -> float:
         0.625
     """
     total = mass.sum()
-    return float(mass @ share / total) if total > 0 else 0.0
+    return float(mass / total @ share) if total > 0 else 0.0
 
 
 def ranking_auc(mass: np.ndarray, inside: np.ndarray) -> float:
@@ -222,6 +222,10 @@ def evaluate_alignment(
     A phrase's mass from a cell is the sum over its words; a sub-word is a word, and belongs to a phrase where it shares
     a character with it. Where a phrase names several boxes, in any of them is inside. `unnamed_words` are those that no
     phrase holds, punctuation included where the tokenizer has a token for it.
+
+    The cells of a grid are taken to divide evenly what the image processor shows of the picture. Where a backbone's
+    cells look elsewhere, as those of padded convolutions with strides do by up to half a cell, the scores suffer. Of an
+    alignment that has a single cell a word (`maxsim`, `chan`) the other cells tie, and the AUC says little.
 
     Args:
         model: `OmitModel` whose head aligns; put into evaluation mode meanwhile.
