@@ -67,8 +67,8 @@ class RegionEncoder(nn.Module):
         regions = region_features.to(self.projection.weight.dtype)
         if self.training and self.kept_share < 1:
             regions, region_mask = keep_regions(regions, region_mask, self.kept_share)
-        if region_mask is None:
-            mask = torch.ones(regions.shape[:2], dtype=torch.bool, device=regions.device)
+        if region_mask is None or not self.training:
+            mask = regions.new_ones(regions.shape[:2]).bool() if region_mask is None else region_mask.bool()
             fragments = self._project(regions.flatten(0, 1)).view(*regions.shape[:2], -1)
         else:  # the valid regions alone, or padding would be in the statistics of the batch norm
             mask = region_mask.bool()
@@ -244,7 +244,7 @@ class TextEncoder(nn.Module):
             tokens = torch.arange(input_ids.shape[1], device=input_ids.device)
             first, last = tokens.numel() - (attended * (tokens.numel() - tokens)).amax(1), (attended * tokens).amax(1)
             chosen = first if self.pooling == "cls" else last
-            pooled = fragments[torch.arange(len(fragments), device=fragments.device), chosen]
+            pooled = fragments.gather(1, chosen[:, None, None].expand(-1, -1, fragments.shape[-1])).squeeze(1)
         return fragments, mask, pooled, output
 
     def train(self, mode: bool = True):
