@@ -67,8 +67,8 @@ class RegionEncoder(nn.Module):
         regions = region_features.to(self.projection.weight.dtype)
         if self.training and self.kept_share < 1:
             regions, region_mask = keep_regions(regions, region_mask, self.kept_share)
-        if region_mask is None:
-            mask = torch.ones(regions.shape[:2], dtype=torch.bool, device=regions.device)
+        if region_mask is None or not self.training:
+            mask = regions.new_ones(regions.shape[:2]).bool() if region_mask is None else region_mask.bool()
             fragments = self._project(regions.flatten(0, 1)).view(*regions.shape[:2], -1)
         else:  # the valid regions alone, or padding would be in the statistics of the batch norm
             mask = region_mask.bool()
@@ -186,7 +186,6 @@ class TextEncoder(nn.Module):
         if config.text_config.model_type != "omit_bigru":
             check_input(backbone, "text", "input_ids")
         self.backbone = backbone
-        self.vocab_size = config.text_config.vocab_size
         # SigLIP reads the padding too: it was trained without a mask, on captions that are all padded to one length.
         self.fixed_length = None
         if config.text_config.model_type == "siglip_text_model":
@@ -222,10 +221,10 @@ class TextEncoder(nn.Module):
             input_ids, attention_mask = F.pad(input_ids, (0, self.fixed_length - length), value=self.padding), None
         # Where it costs nothing: a GPU would have to wait for the answer.
         if input_ids.device.type == "cpu" and not torch.compiler.is_compiling() and input_ids.numel():
-            highest = int(input_ids.max())
-            if highest >= self.vocab_size:
+            highest, words = int(input_ids.max()), self.backbone.get_input_embeddings().num_embeddings
+            if highest >= words:
                 raise ValueError(
-                    f"input_ids holds {highest}; expected ids below {self.vocab_size}, the text encoder's vocabulary. "
+                    f"input_ids holds {highest}; expected ids below {words}, the text encoder's vocabulary. "
                     "The tokenizer is not the one of this checkpoint; load both from the same folder."
                 )
         if attention_mask is None:
@@ -245,7 +244,7 @@ class TextEncoder(nn.Module):
             tokens = torch.arange(input_ids.shape[1], device=input_ids.device)
             first, last = tokens.numel() - (attended * (tokens.numel() - tokens)).amax(1), (attended * tokens).amax(1)
             chosen = first if self.pooling == "cls" else last
-            pooled = fragments[torch.arange(len(fragments), device=fragments.device), chosen]
+            pooled = fragments.gather(1, chosen[:, None, None].expand(-1, -1, fragments.shape[-1])).squeeze(1)
         return fragments, mask, pooled, output
 
     def train(self, mode: bool = True):
@@ -272,8 +271,10 @@ class BiGRU(nn.Module):
         self.embeddings = embeddings
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, output_hidden_states: bool = False, **kwargs
+        self, input_ids: Tensor, attention_mask: Tensor, output_hidden_states: bool | None = None, **kwargs
     ) -> BaseModelOutput:
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         attended = attention_mask.bool()
         if (attended[:, 1:] & ~attended[:, :-1]).any():
             raise ValueError("attention_mask has a token after padding; a BiGRU needs padding on the right alone.")

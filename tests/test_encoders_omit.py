@@ -335,6 +335,11 @@ class TestBiGRU:
         assert model(**{**inputs, "input_ids": ids, "attention_mask": None}).similarity.shape == (3, 0)
         assert model(**{**inputs, "pixel_values": inputs["pixel_values"][:0]}).similarity.shape == (0, 2)
 
+    def test_hidden_states_that_the_configuration_asks_for(self, model, inputs):
+        model.config.text_config.output_hidden_states = True
+        assert len(model.get_text_features(inputs["input_ids"]).hidden_states) == 2
+        assert model.get_text_features(inputs["input_ids"], output_hidden_states=False).hidden_states is None
+
     def test_padding_on_the_left_is_an_error(self, model):
         with pytest.raises(ValueError, match="token after padding; a BiGRU needs padding on the right"):
             model.get_text_features(torch.tensor([[0, 1, 2]]), torch.tensor([[0, 1, 1]]))
@@ -431,6 +436,13 @@ def test_a_vocabulary_that_does_not_fit(model):
         ValueError, match="input_ids holds 30; expected ids below 30, .* not the one of this checkpoint"
     ):
         model.get_text_features(torch.tensor([[2, 30]]))
+
+
+def test_a_vocabulary_that_grew(model):
+    model.resize_token_embeddings(35)
+    assert model.get_text_features(torch.tensor([[34]])).embeds.isfinite().all()
+    with pytest.raises(ValueError, match="input_ids holds 35; expected ids below 35"):
+        model.get_text_features(torch.tensor([[35]]))
 
 
 @pytest.mark.parametrize(

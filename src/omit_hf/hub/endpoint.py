@@ -1,0 +1,42 @@
+"""What makes a checkpoint an inference endpoint."""
+
+import os
+import re
+import tempfile
+from importlib import resources
+from importlib.metadata import requires
+from pathlib import Path
+
+HANDLER_FILE, REQUIREMENTS_FILE = "handler.py", "requirements.txt"
+NEEDED = ("torch", "transformers", "pillow")
+
+
+def write_handler(folder: str | os.PathLike) -> Path:
+    """Write `handler.py`, which serves a checkpoint as an inference endpoint, into the checkpoint's folder.
+
+    Beside it goes a `requirements.txt` with what it needs, unless the folder has one. What requests look like is told
+    at the head of the file; an older `handler.py` is replaced.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: if the folder holds no checkpoint.
+    """
+    folder = Path(folder)
+    for name in ("config.json", "processor_config.json"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder} has no {name}; expected the folder of a checkpoint, saved with its processor."
+            )
+    if not (folder / REQUIREMENTS_FILE).exists():
+        lines = [line for line in requires("omit-hf") or () if re.match(r"[\w.-]+", line)[0] in NEEDED]
+        _write(folder / REQUIREMENTS_FILE, "".join(f"{line}\n" for line in lines))
+    _write(folder / HANDLER_FILE, resources.files("omit_hf.hub").joinpath(HANDLER_FILE).read_text("utf-8"))
+    return folder / HANDLER_FILE
+
+
+def _write(file: Path, content: str) -> None:
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".") as scratch:
+        (Path(scratch) / file.name).write_text(content, encoding="utf-8")
+        os.replace(Path(scratch) / file.name, file)
