@@ -171,6 +171,17 @@ def test_inspect_data_shows_regions(tmp_path, inspect):
     assert "error: --sheet draws pictures, and the data have none" in result.stderr
 
 
+def test_inspect_data_shows_compositions(tmp_path, inspect):
+    folder = sources.cutouts(tmp_path / "cutouts")
+    sizes = json.dumps({"train_size": 4, "validation_size": 2, "test_size": 2})
+    result = inspect(folder, "--data_options", sizes, "--sheet", tmp_path / "sheet.png")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "| train | 4 | 20 | 5 / 5.0 / 5 |" in result.stdout
+    assert "\ntest: compositions-0-test-00001\n  - " in result.stdout
+    assert "No problem found." in result.stdout
+    assert (tmp_path / "sheet.png").is_file()
+
+
 def test_prepare_emoji_without_resvg_builds_nothing(tmp_path):
     (tmp_path / "resvg_py.py").write_text("raise ImportError")
     result = example("prepare_emoji.py", "emoji", cwd=tmp_path, PYTHONPATH=str(tmp_path))
