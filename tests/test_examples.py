@@ -5,6 +5,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sources
@@ -188,6 +189,42 @@ def test_prepare_emoji_without_resvg_builds_nothing(tmp_path):
     assert result.returncode == 1
     assert "pip install 'omit-hf[emoji]'" in result.stderr
     assert not (tmp_path / "emoji").exists()
+
+
+def test_prepare_emoji_keeps_names_that_can_be_checked(tmp_path):
+    prepare = runpy.run_path(str(EXAMPLES / "prepare_emoji.py"))
+    shortcodes = {
+        "hot face": ["hot"],
+        "face with medical mask": ["mask", "medical_mask"],
+        "face": ["visage"],  # a hot face is one
+        "person running": ["runner"],  # a man running is one
+        "man running": ["running_man"],
+        "pencil": ["pencil2", "lead_pencil", "pencil_lead", "memo"],
+        "note": ["memo"],
+        "tiger face": ["tiger"],
+    }
+    concepts = [
+        {
+            "hexcode": label,
+            "label": label,
+            "files": {vendor: f"{label}_{vendor}.png" for vendor in ("noto", "fluent3d")},
+        }
+        for label in shortcodes
+    ]
+    concepts[-1]["files"].pop("noto")
+    sources = SimpleNamespace(shortcodes=[shortcodes])
+    prepare["write_cutouts"](tmp_path / "cutouts.jsonl", sources, concepts)
+    lines = [json.loads(line) for line in (tmp_path / "cutouts.jsonl").read_text().splitlines()]
+    assert {line["concept"]: line["names"] for line in lines} == {
+        "hot face": ["hot face", "hot"],
+        "face with medical mask": ["face with medical mask", "mask", "medical mask"],
+        "man running": ["man running"],
+        "pencil": ["pencil", "lead pencil", "memo"],
+        "note": ["note", "memo"],
+        "tiger face": ["tiger face", "tiger"],
+    }
+    assert [line["style"] for line in lines] == 5 * ["noto"] + 6 * ["fluent3d"]
+    assert lines[-1]["file"] == "tiger face_fluent3d.png"
 
 
 def python_blocks(file) -> list[str]:
