@@ -10,6 +10,8 @@ kept. The folder then holds
 - dataset_emoji_vendor.json: train on Noto and Twemoji, validate on OpenMoji, test on Fluent 3D (a drawing style that is
   never seen in training), and dataset_emoji_concept.json: split by emoji (concepts that are never seen), both in
   Karpathy's format with five captions an image, human-written names and keywords;
+- cutouts/, the same drawings without their paper, and cutouts.jsonl with the names of each, from which
+  `omit_hf.data.load_compositions` makes pictures of several;
 - efficientnet_lite0/ (ImageNet) and minilm/ (all-MiniLM-L6-v2), in the format of transformers.
 
 Licences: Noto Apache-2.0, Twemoji CC-BY-4.0, OpenMoji CC-BY-SA-4.0, Fluent MIT, emojibase and emojilib MIT,
@@ -51,6 +53,8 @@ NPM_PACKAGES = {
 VENDORS = ("noto", "twemoji", "openmoji", "fluent3d")
 SKIPPED_SUBGROUPS = {"keypad characters", "alphanumeric symbols", "family", "skin tones", "hair styles"}
 SIZE = 128  # pixels
+PREPOSITIONS = {"with", "without", "in", "on", "of", "over", "from", "for", "and", "holding"}
+PEOPLE = {"man": "person", "woman": "person", "men": "people", "women": "people"}
 
 
 def main() -> None:
@@ -134,24 +138,29 @@ class Sources:
 
 
 def build_drawings(folder: Path) -> None:
-    """Draw the images, and write both annotation files last."""
-    if (folder / "dataset_emoji_concept.json").exists():
+    """Draw the cut-outs and the images, and write what lists them last."""
+    cutouts = folder / "cutouts" / "cutouts.jsonl"
+    if cutouts.exists() and (folder / "dataset_emoji_concept.json").exists():
         return
     sources = Sources(folder / "npm")
     concepts = find_concepts(sources)
     (folder / "images").mkdir(exist_ok=True)
+    cutouts.parent.mkdir(exist_ok=True)
     for concept in tqdm(concepts, desc="Drawing"):
         concept["files"] = {}
         for vendor in VENDORS:
-            path = folder / "images" / f"{concept['hexcode'].lower()}_{vendor}.png"
-            if not path.exists():
+            name = f"{concept['hexcode'].lower()}_{vendor}.png"
+            if not (cutouts.parent / name).exists():
                 picture = draw(sources, vendor, concept["hexcode"])
                 if picture is None:
                     continue
+                save(picture, cutouts.parent / name)
+            if not (folder / "images" / name).exists():
+                picture = Image.open(cutouts.parent / name)
                 canvas = Image.new("RGBA", picture.size, "white")
                 canvas.alpha_composite(picture)
-                canvas.convert("RGB").save(path, optimize=True)
-            concept["files"][vendor] = path.name
+                save(canvas.convert("RGB"), folder / "images" / name)
+            concept["files"][vendor] = name
     assign_splits(concepts)
     held_out = [concept for concept in concepts if concept["split"] != "train"]
     kept = [concept for concept in concepts if concept["split"] == "train"]
@@ -166,6 +175,14 @@ def build_drawings(folder: Path) -> None:
         [(concept, vendor, "train") for concept in kept for vendor in VENDORS]
         + [(concept, "noto", concept["split"]) for concept in held_out],
     )
+    write_cutouts(cutouts, sources, concepts)
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """So that a picture that is there is complete."""
+    partial = path.with_name(f".{path.name}.partial")
+    picture.save(partial, "png", optimize=True)
+    partial.rename(path)
 
 
 def find_concepts(sources: Sources) -> list[dict]:
@@ -203,12 +220,8 @@ def captions_of(sources: Sources, emoji: dict) -> list[str]:
     keywords = [word for word in keywords if word != label]
     open_tags = ascii_words(openmoji.get("openmoji_tags", "").split(",") + openmoji.get("tags", "").split(","))
     open_tags = unique(tag for tag in open_tags if tag != label)
-    names = []
-    for codes in sources.shortcodes:
-        found = codes.get(hexcode) or codes.get(plain(hexcode)) or []
-        names += [normalise(name) for name in ([found] if isinstance(found, str) else found)]
     seen, other_names = [set(tokens(label))], []
-    for name in unique(names):
+    for name in unique(shortcode_names(sources, hexcode)):
         if len(name) > 2 and tokens(name) and set(tokens(name)) not in seen:
             other_names.append(name)
             seen.append(set(tokens(name)))
@@ -225,6 +238,15 @@ def captions_of(sources: Sources, emoji: dict) -> list[str]:
     if len(tags) > 4:
         captions.append(", ".join(tags[4:10]))
     return unique([*captions, f"{label}, {place}", f"a picture of {label}"])[:5]
+
+
+def shortcode_names(sources: Sources, hexcode: str) -> list[str]:
+    """What chat programs call an emoji."""
+    names = []
+    for codes in sources.shortcodes:
+        found = codes.get(hexcode) or codes.get(plain(hexcode)) or []
+        names += [normalise(name) for name in ([found] if isinstance(found, str) else found)]
+    return names
 
 
 def draw(sources: Sources, vendor: str, hexcode: str) -> Image.Image | None:
@@ -298,6 +320,45 @@ def write_annotations(path: Path, rows: list[tuple[dict, str, str]]) -> None:
     path.write_text(content, encoding="utf-8")
     counts = collections.Counter(image["split"] for image in images)
     print(f"{path.name}: {dict(counts)} images, {sentid} captions")
+
+
+def write_cutouts(path: Path, sources: Sources, concepts: list[dict]) -> None:
+    """A line a drawing, with its names that tell it from all drawings of other concepts."""
+    names = {concept["label"]: names_of(sources, concept) for concept in concepts}
+    broader = {label: set().union(*map(broader_names, own)) for label, own in names.items()}
+    counts = collections.Counter(name for found in broader.values() for name in found)
+    checkable = {
+        label: [name for name in own if counts[name] == (name in broader[label])] for label, own in names.items()
+    }
+    lines = []
+    for vendor in VENDORS:  # the last two styles are held out by default
+        for concept in concepts:
+            label = concept["label"]
+            if vendor in concept["files"] and label in checkable[label]:
+                entry = {"file": concept["files"][vendor], "concept": label, "style": vendor}
+                lines.append(json.dumps(entry | {"names": checkable[label]}))
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    partial.rename(path)
+    print(f"{path.name}: {len(lines)} cut-outs of {sum(label in own for label, own in checkable.items())} concepts")
+
+
+def names_of(sources: Sources, concept: dict) -> list[str]:
+    """The label and other names of an emoji, without numbered ones (pencil 2) and the same words in another order."""
+    names = {}
+    for name in [concept["label"], *shortcode_names(sources, concept["hexcode"])]:
+        if len(name) > 2 and name.isascii() and not re.search("[0-9]", name):
+            names.setdefault(frozenset(tokens(name)), name)
+    return list(names.values())
+
+
+def broader_names(name: str) -> set[str]:
+    """Names that a thing of this name may be given as well: a hot face is a face, a cat with wry smile a cat, and a man
+    running a person running. Whether a picture shows one of these could not be told from the concepts that it shows."""
+    words = name.split()
+    tails = {" ".join(words[n:]) for n in range(1, len(words))}
+    heads = {" ".join(words[:n]) for n in range(1, len(words)) if words[n] in PREPOSITIONS}
+    return tails | heads | ({" ".join([PEOPLE[words[0]], *words[1:]])} if words[0] in PEOPLE else set())
 
 
 def normalise(text: str) -> str:

@@ -177,6 +177,33 @@ def regions(folder: Path, repeat: int = 1, boxes: bool = False, surplus: int = 0
     return folder, {}
 
 
+# Solid colours that no background has: red and green tell the concept, blue the style.
+CUTOUT_COLORS = [(255, 0), (0, 255), (255, 255), (0, 0), (255, 60), (60, 255), (255, 120), (120, 255), (60, 0), (0, 60)]
+CUTOUT_NAMES = [["sun", "day star"], ["leaf"], ["lemon", "Fruit"], ["coal", "rock"], ["brick", "stone"]]
+CUTOUT_NAMES += [["lime", "fruit"], ["orange", "fruit"], ["pear"], ["plum", "plum tree"], ["pine", "tree"]]
+CUTOUT_STYLES = {"ink": 0, "wax": 8, "oil": 16, "clay": 24}
+
+
+def cutouts(folder: Path, styles=CUTOUT_STYLES, names=CUTOUT_NAMES, left_out=()) -> Path:
+    """Rectangles for `load_compositions`; `left_out` has pairs of a style and a number of a concept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for style in styles:
+        for number, own in enumerate(names):
+            if (style, number) in left_out:
+                continue
+            file = f"{number}_{style}.png"
+            picture = PIL.new("RGBA", (60, 50), (255, 255, 255, 0))
+            picture.paste(
+                (*CUTOUT_COLORS[number % len(CUTOUT_COLORS)], CUTOUT_STYLES[style], 255),
+                (5, 5, 5 + 12 + 4 * number, 5 + 40),
+            )
+            picture.save(folder / file)
+            lines.append({"file": file, "concept": own[0], "style": style, "names": own})
+    (folder / "cutouts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
 # Those whose images are pictures.
 WITH_PICTURES = {
     "karpathy": karpathy,

@@ -5,6 +5,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sources
@@ -206,12 +207,59 @@ def test_inspect_data_shows_regions(tmp_path, inspect):
     assert "error: --sheet draws pictures, and the data have none" in result.stderr
 
 
+def test_inspect_data_shows_compositions(tmp_path, inspect):
+    folder = sources.cutouts(tmp_path / "cutouts")
+    sizes = json.dumps({"train_size": 4, "validation_size": 2, "test_size": 2})
+    result = inspect(folder, "--data_options", sizes, "--sheet", tmp_path / "sheet.png")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "| train | 4 | 20 | 5 / 5.0 / 5 |" in result.stdout
+    assert "\ntest: compositions-0-test-00001\n  - " in result.stdout
+    assert "No problem found." in result.stdout
+    assert (tmp_path / "sheet.png").is_file()
+
+
 def test_prepare_emoji_without_resvg_builds_nothing(tmp_path):
     (tmp_path / "resvg_py.py").write_text("raise ImportError")
     result = example("prepare_emoji.py", "emoji", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert result.returncode == 1
     assert "pip install 'omit-hf[emoji]'" in result.stderr
     assert not (tmp_path / "emoji").exists()
+
+
+def test_prepare_emoji_keeps_names_that_can_be_checked(tmp_path):
+    prepare = runpy.run_path(str(EXAMPLES / "prepare_emoji.py"))
+    shortcodes = {
+        "hot face": ["hot"],
+        "face with medical mask": ["mask", "medical_mask"],
+        "face": ["visage"],  # a hot face is one
+        "person running": ["runner"],  # a man running is one
+        "man running": ["running_man"],
+        "pencil": ["pencil2", "lead_pencil", "pencil_lead", "memo"],
+        "note": ["memo"],
+        "tiger face": ["tiger"],
+    }
+    concepts = [
+        {
+            "hexcode": label,
+            "label": label,
+            "files": {vendor: f"{label}_{vendor}.png" for vendor in ("noto", "fluent3d")},
+        }
+        for label in shortcodes
+    ]
+    concepts[-1]["files"].pop("noto")
+    sources = SimpleNamespace(shortcodes=[shortcodes])
+    prepare["write_cutouts"](tmp_path / "cutouts.jsonl", sources, concepts)
+    lines = [json.loads(line) for line in (tmp_path / "cutouts.jsonl").read_text().splitlines()]
+    assert {line["concept"]: line["names"] for line in lines} == {
+        "hot face": ["hot face", "hot"],
+        "face with medical mask": ["face with medical mask", "mask", "medical mask"],
+        "man running": ["man running"],
+        "pencil": ["pencil", "lead pencil", "memo"],
+        "note": ["note", "memo"],
+        "tiger face": ["tiger face", "tiger"],
+    }
+    assert [line["style"] for line in lines] == 5 * ["noto"] + 6 * ["fluent3d"]
+    assert lines[-1]["file"] == "tiger face_fluent3d.png"
 
 
 def python_blocks(file) -> list[str]:

@@ -41,6 +41,13 @@ def test_every_source_trains(tmp_path, kind):
     assert evaluate_split(model, processor, test)[0] == pytest.approx(metrics["test"])
 
 
+def test_cutouts_train(tmp_path):
+    folder = sources.cutouts(tmp_path / "data")
+    metrics = train(recipe(tmp_path / "run", folder, {"train_size": 6, "validation_size": 3, "test_size": 3}))
+    assert metrics["splits"]["test"] == {"images": 3, "captions": 15}
+    assert metrics["test"].keys() >= {"rsum", "i2t_map", "t2i_map"}
+
+
 def test_training_does_not_begin_with_bad_data(tmp_path):
     folder, options = sources.image_folder(tmp_path / "data")
     lines = '{"file_name": "9.png", "text": "%s"}\n{"file_name": "10.png", "text": "a"}\n' % ("word " * 10_000)

@@ -8,6 +8,7 @@ A row is an image: `image` (a picture) or `region_features` (float32 [K, width])
 from omit_hf.data.augmentation import Augmentation
 from omit_hf.data.checks import check_data, describe_split, find_problems, unreadable_images
 from omit_hf.data.coco import load_coco_captions
+from omit_hf.data.compositions import load_compositions
 from omit_hf.data.entities import load_entities
 from omit_hf.data.hub import load_hub
 from omit_hf.data.image_folder import load_image_folder
@@ -34,6 +35,7 @@ __all__ = [
     "find_problems",
     "load_coco_captions",
     "load_entities",
+    "load_compositions",
     "load_hub",
     "load_image_folder",
     "load_image_text",

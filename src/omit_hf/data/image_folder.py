@@ -37,7 +37,7 @@ def load_image_folder(folder: str | Path, caption_field: str = "text") -> Datase
                 f"and its {METADATA}."
             )
         first_lines, captions = {}, {}
-        for number, line in enumerate(_lines(metadata), start=1):
+        for number, line in enumerate(text_lines(metadata), start=1):
             if not line.strip():
                 continue
             where = f"{split}/{METADATA} line {number}"
@@ -61,9 +61,10 @@ def load_image_folder(folder: str | Path, caption_field: str = "text") -> Datase
     return files.data(SPLITS)
 
 
-def _lines(metadata: Path) -> list[str]:
+def text_lines(file: Path) -> list[str]:
+    """Lines of a file of JSON Lines, each with its end."""
     try:
-        with metadata.open(encoding="utf-8", newline="\n") as lines:  # JSON may hold other separators as they are
+        with file.open(encoding="utf-8", newline="\n") as lines:  # JSON may hold other separators as they are
             return list(lines)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{metadata} is no UTF-8 text: {error}.") from error
+        raise ValueError(f"{file} is no UTF-8 text: {error}.") from error

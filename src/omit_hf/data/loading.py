@@ -10,6 +10,8 @@ from pathlib import Path
 from datasets import DatasetDict, IterableDatasetDict
 
 from omit_hf.data.coco import CAPTION_FILES, load_coco_captions
+from omit_hf.data.compositions import load_compositions
+from omit_hf.data.cutouts import CUTOUTS
 from omit_hf.data.hub import load_hub
 from omit_hf.data.image_folder import METADATA, load_image_folder
 from omit_hf.data.karpathy import load_karpathy
@@ -27,6 +29,7 @@ FOLDERS: dict[Callable, str] = {
     load_coco_captions: next(iter(CAPTION_FILES)),
     load_image_folder: f"*/{METADATA}",
     load_webdataset: "*.tar",
+    load_compositions: CUTOUTS,
     load_hub: "**/*.parquet",
 }
 KINDS = f"""'scenes'; the path of a Karpathy .json file; 'hub:user/name'; or a folder with
@@ -34,6 +37,7 @@ KINDS = f"""'scenes'; the path of a Karpathy .json file; 'hub:user/name'; or a f
   {" and ".join(CAPTION_FILES)}, COCO's annotations
   train/{METADATA} …, image folders
   train-00000.tar …, WebDataset archives
+  {CUTOUTS}, drawings from which pictures are composed
   train-00000.parquet …"""
 
 
@@ -44,14 +48,14 @@ def load_image_text(
 
     Args:
         source: `scenes`, the built-in benchmark; the path of a Karpathy JSON; a Hub data set as `hub:user/name` or
-            `user/name`; or a folder of precomputed regions, COCO's annotations, image folders, WebDataset archives or
-            parquet files.
+            `user/name`; or a folder of precomputed regions, COCO's annotations, image folders, WebDataset archives,
+            cut-outs or parquet files.
         exclude: ids of images to leave out, or a file with an id a line (`examples/inspect_data.py --unreadable` writes
             one).
         skip_unreadable: open every picture first, and leave out those that cannot be; they are counted and named in a
             warning. It takes as long as reading all of them, each time; `exclude` takes no time.
         options: of the loader: `load_scenes`, `load_karpathy`, `load_hub`, `load_regions`, `load_coco_captions`,
-            `load_image_folder` or `load_webdataset`.
+            `load_image_folder`, `load_webdataset` or `load_compositions`.
 
     Returns:
         `DatasetDict` with `train`, `validation` and `test`, or those of them that the source has.

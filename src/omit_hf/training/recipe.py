@@ -37,7 +37,7 @@ class Recipe:
     data: str = option(
         "scenes",
         "'scenes', the built-in benchmark; a Karpathy JSON file; hub:user/name; or a folder of precomputed regions, "
-        "COCO's annotations, image folders, WebDataset archives or parquet files.",
+        "COCO's annotations, image folders, WebDataset archives, cut-outs or parquet files.",
     )
     data_options: dict | str | None = option(
         None, "Options of the data's loader, as JSON on the command line: image_folder, columns, skip_unreadable …"
