@@ -19,8 +19,7 @@ from transformers import HfArgumentParser
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.data import load_entities
 from omit_hf.evaluation import alignment_table, evaluate_alignment
-from omit_hf.training import HelpFormatter, data_of_model, json_object, load_split
-from omit_hf.training.checkpoints import write_atomically
+from omit_hf.training import HelpFormatter, data_of_model, json_object, load_split, write_atomically
 
 
 @dataclass

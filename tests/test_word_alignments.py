@@ -6,10 +6,10 @@ import torch
 from miniatures import save_clip, text_tokenizer
 from PIL import Image
 from tiny import REGIONS, tiny_config
-from transformers import CLIPImageProcessor, ViTImageProcessor
+from transformers import CLIPImageProcessor
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.word_alignments import seen_area, square_grid, word_alignment, words_of_tokens
+from omit_hf.word_alignments import word_alignment, words_of_tokens
 
 PICTURE = Image.new("RGB", (96, 64), "teal")
 
@@ -109,45 +109,6 @@ def test_a_word_of_several_tokens_has_the_mass_of_all_of_them(tmp_path):
     np.testing.assert_allclose(found.column_marginals, [1 / 5, 3 / 5, 1 / 5], rtol=1e-5)
     np.testing.assert_allclose(found.area, (15, 0, 75, 60), atol=0.5)  # the square in the middle, scaled to 32 x 32
     assert found.grid == (4, 4)
-
-
-@pytest.mark.parametrize(
-    ("image_processor", "size", "expected"),
-    [
-        (ViTImageProcessor(do_resize=False), (96, 64), (0, 0, 96, 64)),
-        (ViTImageProcessor(), (640, 480), (0, 0, 640, 480)),
-        (ViTImageProcessor(), (1, 30), (0, 0, 1, 30)),
-        (CLIPImageProcessor(), (640, 480), (80, 0, 560, 480)),
-        (CLIPImageProcessor(), (480, 640), (0, 80, 480, 560)),
-        (CLIPImageProcessor(), (8000, 50), (3975, 0, 4025, 50)),
-        (CLIPImageProcessor(), (20, 3000), (0, 1490, 20, 1510)),
-        (ViTImageProcessor(), (3, 5), (0, 0, 3, 5)),
-        (CLIPImageProcessor(do_resize=False, crop_size=60), (100, 40), (20, -10, 80, 50)),
-    ],
-)
-def test_the_area_that_a_processor_keeps(image_processor, size, expected):
-    processor = OmitProcessor(image_processor, text_tokenizer("bert"))
-    tolerance = 0.02 * (expected[2] - expected[0])
-    np.testing.assert_allclose(seen_area(processor, *size), expected, atol=tolerance)
-
-
-@pytest.mark.parametrize(
-    ("cells", "pixels", "expected"),
-    [
-        (49, (224, 224), (7, 7)),
-        (20, (64, 80), (4, 5)),
-        (12, (96, 32), (6, 2)),
-        (1, (8, 8), (1, 1)),
-        (3, (8, 24), (1, 3)),
-    ],
-)
-def test_grids(cells, pixels, expected):
-    assert square_grid(cells, pixels) == expected
-
-
-def test_cells_that_are_no_grid():
-    with pytest.raises(ValueError, match="image of 224 x 224 pixels has 50 cells, which are no grid of square ones"):
-        square_grid(50, (224, 224))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from omit_hf.evaluation.cells import grid_cells, grid_shape, window_of
 from omit_hf.modeling.features_omit import OmitFeatures
 from omit_hf.modeling.matching_omit import MATCHING, tiled_similarity
 from omit_hf.modeling.pictures_omit import rgb_picture
@@ -63,10 +64,7 @@ class WordAlignment:
         if self.grid is None:
             return self.boxes
         rows, columns = self.grid
-        left, top, right, bottom = self.area
-        x, y = np.linspace(left, right, columns + 1), np.linspace(top, bottom, rows + 1)
-        corners = np.meshgrid(x[:-1], y[:-1]) + np.meshgrid(x[1:], y[1:])
-        return np.stack([each.ravel() for each in corners], axis=1)
+        return grid_cells(np.array(self.area), rows, columns)
 
     def to_dict(self) -> dict:
         """What JSON can hold: `similarity`, `matching`, `width`, `height`, `places` (a box a fragment, or None), and
@@ -140,9 +138,9 @@ def word_alignment(
     if takes_regions:
         frame = _region_frame(picture, boxes, size, len(columns))
     else:
-        states, size = image.last_hidden_state, tuple(pixels["pixel_values"].shape[-2:])
-        grid = tuple(states.shape[-2:]) if getattr(states, "ndim", 0) == 4 else square_grid(len(columns), size)
-        area = seen_area(processor, *picture.size)
+        shown = tuple(pixels["pixel_values"].shape[-2:])
+        grid = grid_shape(len(columns), shown, image.last_hidden_state)
+        area = tuple(window_of(processor.image_processor, *picture.size).tolist())
         frame = {"grid": grid, "area": area, "width": picture.width, "height": picture.height}
 
     columns = _merged(columns, words)
@@ -290,60 +288,3 @@ def _region_frame(picture: Image.Image | None, boxes, size: tuple[int, int] | No
         size = [max(1, int(np.ceil(each))) for each in boxes[:, 2:].max(axis=0)]
     width, height = (1, 1) if size is None else size
     return {"boxes": boxes, "width": width, "height": height}
-
-
-def square_grid(cells: int, pixels: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of square patches that cover an image of some height and width.
-
-    Raises:
-        ValueError: if there are no such.
-    """
-    height, width = pixels
-    rows = max(1, round((cells * height / width) ** 0.5))
-    if cells % rows or not 0.5 < (cells / rows) / rows / (width / height) < 2:
-        raise ValueError(f"The image of {height} x {width} pixels has {cells} cells, which are no grid of square ones.")
-    return rows, cells // rows
-
-
-def seen_area(processor, width: int, height: int) -> tuple[float, float, float, float]:
-    """The part of a picture that an image processor keeps, x0, y0, x1, y1 in pixels; more than all of it where it pads.
-
-    It is shown a picture whose colours tell where they are, since every class has its own way to resize and crop.
-
-    Raises:
-        ValueError: if what comes out is no part of the picture, scaled.
-    """
-    sizes = (width, height)
-    area = np.array([[0, width], [0, height]], dtype=np.float64)
-    for final in (False, True):  # first roughly, so that all colours can then lie in the part that is kept
-        x, y = (
-            np.clip(np.round(255 * (np.arange(size) + 0.5 - low) / (high - low)), 0, 255)
-            for (low, high), size in zip(area, sizes, strict=True)
-        )
-        shown = np.empty((height, width, 3), dtype=np.uint8)
-        shown[..., 0] = shown[..., 2] = x  # twice, since some processors swap red and blue
-        shown[..., 1] = y[:, None]
-        options = {"do_normalize": False, "do_rescale": False}
-        seen = processor(images=Image.fromarray(shown), **options)["pixel_values"][0].double().numpy()
-        for axis, profile in enumerate((seen[0, seen.shape[1] // 2], seen[1, :, seen.shape[2] // 2])):
-            (low, high), count = area[axis], len(profile)
-            positions, step = low + profile / 255 * (high - low), (high - low) / 255
-            if sizes[axis] == 1 or count <= 3:  # too few colours to fit a line to; all of it, then
-                continue
-            if not final:
-                area[axis] = np.clip((positions.min() - 2 * step, positions.max() + 2 * step), 0, sizes[axis])
-            else:
-                inner = slice(count // 4, count - count // 4)  # resampling bends the ends
-                places, positions = np.arange(count)[inner] + 0.5, positions[inner]
-                slope, start = np.polyfit(places, positions, 1)
-                if slope <= 0 or np.abs(start + slope * places - positions).max() > 0.05 * slope * count:
-                    raise ValueError(
-                        f"{type(processor.image_processor).__name__} makes something else of a picture of {width} x "
-                        f"{height} pixels than a part of it, scaled; expected one that resizes and crops alone."
-                    )
-                area[axis] = start, start + slope * count
-    for edges, size in zip(area, sizes, strict=True):  # colours are coarse: at the frame means on it
-        for frame in (0, size):
-            edges[np.abs(edges - frame) < 0.005 * size] = frame
-    (left, right), (top, bottom) = area.tolist()
-    return left, top, right, bottom

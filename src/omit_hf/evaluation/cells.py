@@ -6,10 +6,10 @@ Rectangles are x0, y0, x1, y1 in pixels of the picture, measured from its top le
 import numpy as np
 from PIL import Image
 
-LEAST_PIXELS = 16  # of a side, for measuring where it goes
-TRIM = 0.08  # share of a side that is left out at each end: filters behave otherwise there
+FEW_PIXELS = 16  # of a side, which filters bend in the middle too
+TRIM, TRIM_OF_FEW = 0.08, 0.25  # share of a side that is left out at each end: filters behave otherwise there
 REACH = 4  # around a first estimate of where a picture goes
-TOLERANCE = 2.5  # levels of 255 by which a picture's ramp may come out otherwise than predicted
+TOLERANCE, TOLERANCE_OF_FEW = 2.5, 60  # levels of 255 by which a ramp may come out otherwise; of few, over the pixels
 
 
 def grid_shape(cells: int, pixels: tuple[int, int], states=None) -> tuple[int, int]:
@@ -47,34 +47,30 @@ def window_of(image_processor, width: int, height: int) -> np.ndarray:
 
     Processors resize and crop by rules of their own, so it is measured: of a ramp of grey along each side, what comes
     out tells the size that the picture is resized to and the pixel at which the crop begins. Both are whole numbers,
-    which makes the result exact for most pictures, and else, as for a narrow strip of a long picture, true to a pixel.
+    which makes the result exact for most pictures, and else, as for a strip of a long picture, true to half a pixel.
 
     Args:
         image_processor: of transformers.
-        width, height: of the picture.
+        width, height: of the picture. A side of one pixel is taken to be seen whole.
 
     Returns:
         x0, y0, x1, y1, float64 [4].
 
     Raises:
-        ValueError: if the picture is smaller than 16 pixels, or the processor does something else than resize, crop and
-            pad.
+        ValueError: if the processor does something else than resize, crop and pad.
     """
-    if min(width, height) < LEAST_PIXELS:
-        raise ValueError(
-            f"The picture has {width} x {height} pixels; expected at least {LEAST_PIXELS} x {LEAST_PIXELS}, to see "
-            "where its cells lie."
-        )
     black, white = (_processed(image_processor, np.full((height, width), level)) for level in (0, 255))
     contrast = white - black  # 0 where the processor pads
     seen = np.abs(contrast) > np.abs(contrast).max() / 2
-    window = np.empty(4)
+    window = np.array([0, 0, width, height], dtype=np.float64)
     for axis, pixels in ((0, width), (1, height)):
-        ramp = np.rint(np.linspace(0, 255, pixels))
-        picture = np.broadcast_to(ramp if axis == 0 else ramp[:, None], (height, width))
-        levels = 255 * (_processed(image_processor, picture) - black) / np.where(seen, contrast, 1)
-        levels = np.where(seen, levels, np.nan)
-        window[axis::2] = _side(image_processor, levels if axis == 0 else levels.T, pixels)
+        for _ in range(2 if pixels > 1 else 0):  # the second time with a ramp over what is seen, which is steeper
+            low, high = window[axis::2]
+            ramp = np.clip(np.rint(255 * (np.arange(pixels) + 0.5 - low) / (high - low)), 0, 255)
+            picture = np.broadcast_to(ramp if axis == 0 else ramp[:, None], (height, width))
+            levels = 255 * (_processed(image_processor, picture) - black) / np.where(seen, contrast, 1)
+            levels = np.where(seen, levels, np.nan)
+            window[axis::2] = _side(image_processor, levels if axis == 0 else levels.T, pixels, low, high)
     return window
 
 
@@ -87,31 +83,31 @@ def _processed(image_processor, grey: np.ndarray) -> np.ndarray:
     return out[0].mean(axis=0)
 
 
-def _side(image_processor, levels: np.ndarray, pixels: int) -> tuple[float, float]:
+def _side(image_processor, levels: np.ndarray, pixels: int, low: float, high: float) -> tuple[float, float]:
     """Where the first column begins in the picture and the last one ends.
 
     Args:
-        levels: a ramp from 0 to 255 along x as it came out, [H, W]; NaN where there is padding.
-        pixels: that the ramp was of.
+        levels: a ramp along x as it came out, [H, W]; NaN where there is padding.
+        pixels: the picture's, along x.
+        low, high: where in the picture the ramp is 0 and 255.
     """
     width = levels.shape[1]
     seen = ~np.isnan(levels)
     columns = np.flatnonzero(seen.any(axis=0))
-    trim = max(2, round(TRIM * len(columns)))
+    trim = round((TRIM if pixels >= FEW_PIXELS else TRIM_OF_FEW) * len(columns))
     columns = columns[trim : len(columns) - trim]
     levels = levels[seen.any(axis=1)][:, columns]
     if len(columns) < 2 or np.isnan(levels).any():
         raise _unknown(image_processor)
-    places = levels.mean(axis=0) * (pixels - 1) / 255 + 0.5  # in the picture
-    slope, start = np.polyfit(columns + 0.5, places, 1)
+    slope, start = np.polyfit(columns + 0.5, low + levels.mean(axis=0) / 255 * (high - low), 1)
     if slope <= 0:
         raise _unknown(image_processor)
     # The whole numbers nearby that fit best; rounding each by itself would miss them, since they depend on each other.
     resized, offset = np.meshgrid(*(np.arange(-REACH, REACH + 1) + round(each / slope) for each in (pixels, start)))
     resized, offset = resized[resized > 0][:, None], offset[resized > 0][:, None]
-    predicted = ((columns + 0.5 + offset) * pixels / resized - 0.5) * 255 / (pixels - 1)
+    predicted = 255 * ((columns + 0.5 + offset) * pixels / resized - low) / (high - low)
     best = ((levels.mean(axis=0) - predicted) ** 2).sum(axis=1).argmin()
-    if np.abs(levels - predicted[best]).max() > TOLERANCE:
+    if np.abs(levels - predicted[best]).max() > TOLERANCE + TOLERANCE_OF_FEW / pixels:
         raise _unknown(image_processor)
     resized, offset = int(resized[best, 0]), int(offset[best, 0])
     return offset * pixels / resized, (offset + width) * pixels / resized
