@@ -1,5 +1,6 @@
 import base64
 import contextlib
+import copy
 import io
 import json
 import logging
@@ -30,6 +31,7 @@ from omit_hf import OmitConfig, OmitModel, OmitProcessor
 from omit_hf.hub import handler as handler_module
 from omit_hf.hub import write_handler
 from omit_hf.hub.handler import EndpointHandler, Limits, is_public
+from omit_hf.modeling.matching_omit import MATCHING
 
 LIMITS = Limits(
     images=3,
@@ -134,15 +136,22 @@ def test_a_grid_of_patches():
     assert handler_module._grid(image, (32, 48)) == [4, 6]
 
 
-def test_a_head_that_does_not_align(checkpoint, tmp_path):
-    model = OmitModel.from_pretrained(checkpoint, matching="mean")
-    model.save_pretrained(tmp_path)
-    OmitProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path)
-    handler = EndpointHandler(str(tmp_path))
+@pytest.mark.parametrize("matching", MATCHING)
+def test_alignment_of_every_head(handler, checkpoint, matching):
+    handler = copy.copy(handler)
+    handler.model = OmitModel.from_pretrained(checkpoint, matching=matching, ignore_mismatched_sizes=True).eval()
     assert len(handler(labels(encoded(PNG)))) == 3
     answer = handler(labels(encoded(PNG), alignment=True))
-    assert answer["status"] == 400
-    assert "'mean', does not align words with cells" in answer["error"]
+    if matching in ("mean", "gpo", "pem"):
+        assert answer["status"] == 400
+        assert f"This model's head, {matching!r}, does not align words with cells" in answer["error"]
+        return
+    for entry in answer:
+        assert len(entry["alignment"]["words"]) == len(entry["label"].split()) + 5  # of the template
+        for word in entry["alignment"]["words"]:
+            assert len(word["mass"]) == 36
+            assert sum(word["mass"]) == pytest.approx(word["matched"], abs=1e-4)
+            assert 0.01 < word["matched"] < 0.999 if matching == "omit" else word["matched"] == pytest.approx(1)
 
 
 def test_a_model_of_regions_is_no_endpoint(processor, tmp_path):
