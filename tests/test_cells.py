@@ -58,6 +58,9 @@ def test_what_a_processor_shows_of_a_picture(name, width, height):
     ("image_processor", "size", "expected"),
     [
         (CLIPImageProcessor(), (2000, 100), (950, 0, 1050, 100)),  # a strip
+        (CLIPImageProcessor(), (8000, 50), (3975, 0, 4025, 50)),
+        (CLIPImageProcessor(), (20, 3000), (0, 1490, 20, 1510)),
+        (ViTImageProcessor(), (3, 5), (0, 0, 3, 5)),
         (BitImageProcessor(size={"shortest_edge": 256}), (640, 101), (276, 6.3, 364, 94.7)),
         (ViTImageProcessor(), (1, 30), (0, 0, 1, 30)),
         (ViTImageProcessor(), (2, 5), (0, 0, 2, 5)),
