@@ -282,3 +282,10 @@ def test_a_card_that_is_not(change, message):
     assert change(text) != text
     with pytest.raises(ValueError, match=re.escape(message)):
         check_card(change(text), {"sample.png", "alignment.png"})
+
+
+@pytest.mark.parametrize("name", [file.stem for file in RECIPES if file.stem.startswith(("flickr30k_", "coco_"))])
+def test_the_card_of_an_untrained_recipe_is_up_to_date(name):
+    fresh = recipe_card(asdict(Recipe(**read_recipe_file(CONFIGS / f"{name}.yaml"))), name)
+    kept = (CONFIGS.parents[1] / "model_cards" / f"{name}.md").read_text(encoding="utf-8")
+    assert kept == fresh, f"write what recipe_card gives for {name}.yaml to model_cards/{name}.md"
