@@ -83,14 +83,13 @@ def test_no_two_share_a_name(data):
         assert len(set(names)) == len(names)
 
 
-def is_true(row, other, number) -> bool:
-    """Whether a caption of another row is true of a row, from captions, phrases and pixels alone."""
+def is_true(found, other, number) -> bool:
+    """Whether a caption of another row is true of what `drawn` found, from captions, phrases and pixels alone."""
     caption = other["captions"][number]
     spans = [(phrase["start"], phrase["end"]) for phrase in phrases_of(other, number)]
     names = [caption[start:end].removeprefix("the ").casefold() for start, end in spans]
     between = caption[spans[0][1] : spans[1][0]] if len(spans) > 1 else ""
     relation = [name for name, words in RELATIONS.items() for word in words if f" {word} " in between]
-    found = drawn(row)
     for chosen in itertools.permutations(found, len(names)):
         owned = [[name.casefold() for name in CUTOUT_NAMES[concept]] for concept, _ in chosen]
         if not all(name in own for name, own in zip(names, owned, strict=True)):
@@ -107,7 +106,8 @@ def test_all_true_pairs_are_known(data):
     rows = list(data["test"])
     others = 0
     for image, row in enumerate(rows):
-        expected = [5 * place + n for place, other in enumerate(rows) for n in range(5) if is_true(row, other, n)]
+        found = drawn(row)
+        expected = [5 * place + n for place, other in enumerate(rows) for n in range(5) if is_true(found, other, n)]
         assert row["relevant_captions"] == expected
         own = set(range(5 * image, 5 * image + 5))
         assert own <= set(expected)
