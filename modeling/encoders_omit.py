@@ -238,12 +238,12 @@ class TextEncoder(nn.Module):
         mask = attended.clone()
         for token in self.special_token_ids:
             mask &= input_ids != token
-        if self.pooling == "mean":
+        if self.pooling == "mean" or input_ids.shape[1] == 0:
             pooled = masked_mean(fragments, mask)
         else:
             tokens = torch.arange(input_ids.shape[1], device=input_ids.device)
-            first, last = tokens.numel() - (attended * (tokens.numel() - tokens)).amax(1), (attended * tokens).amax(1)
-            chosen = first if self.pooling == "cls" else last
+            order = tokens.flip(0) if self.pooling == "cls" else tokens
+            chosen = (attended * (order + 1)).argmax(1)  # of an empty caption, the first padding
             pooled = fragments.gather(1, chosen[:, None, None].expand(-1, -1, fragments.shape[-1])).squeeze(1)
         return fragments, mask, pooled, output
 

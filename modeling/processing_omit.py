@@ -77,6 +77,7 @@ class OmitProcessor(ProcessorMixin):
         masked = "attention_mask" in self.tokenizer.model_input_names
         if not masked:
             kwargs.setdefault("padding", "max_length")
+        text = list(text) if isinstance(text, tuple) else text
         self._check_text([text] if isinstance(text, str) else text, kwargs)
         inputs = super().__call__(images=images, text=text, **kwargs)
         if not masked and isinstance(inputs["input_ids"], torch.Tensor):
@@ -98,16 +99,18 @@ class OmitProcessor(ProcessorMixin):
             )
 
     def _check_text(self, text, kwargs):
-        if not isinstance(text, list | tuple) or len(text) == 0:
+        if not isinstance(text, list) or len(text) == 0:
             raise ValueError(f"text is {text!r:.80}; expected a caption or a list of captions, at least one.")
         for number, caption in enumerate(text):
             if not isinstance(caption, str):
                 raise ValueError(f"text[{number}] is {caption!r:.80}; expected a string.")
+            if any("\ud800" <= character <= "\udfff" for character in caption):
+                raise ValueError(f"text[{number}] is {caption!r:.80}, with half of a surrogate pair; expected text.")
         options = {**self.text_kwargs, **kwargs, **kwargs.get("text_kwargs", {})}
         padded = options["padding"] not in (False, None, "do_not_pad")
         if len(text) == 1 or options["return_tensors"] is None or (padded and self.tokenizer.pad_token is not None):
             return
-        lengths = [len(ids) for ids in self.tokenizer(list(text), truncation=options["truncation"])["input_ids"]]
+        lengths = [len(ids) for ids in self.tokenizer(text, truncation=options["truncation"])["input_ids"]]
         if len(set(lengths)) > 1:
             remedy = "leave padding=True" if not padded else "give the tokenizer a pad_token"
             raise ValueError(

@@ -319,12 +319,15 @@ class TestBiGRU:
         assert model.get_text_features(torch.tensor([[1, 2]])).embeds.shape == (1, 2, 16)
 
     @pytest.mark.parametrize("length", [0, 3])
-    def test_captions_without_a_word(self, model, length):
+    @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+    def test_captions_without_a_word(self, model, inputs, length, pooling):
+        model.text_encoder.pooling = pooling
         ids = torch.zeros(2, length, dtype=torch.long)
         out = model.get_text_features(ids, torch.zeros_like(ids))
         assert out.embeds.shape == (2, length, 16)
         assert not out.mask.any()
-        assert (out.pooled == 0).all()
+        assert (out.pooled == 0).all() or (length and pooling != "mean")
+        assert (model.similarity(model.get_image_features(inputs["pixel_values"]), out) == 0).all()
 
     def test_no_captions(self, model, inputs):
         """As there may be no images."""

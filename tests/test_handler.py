@@ -41,6 +41,7 @@ LIMITS = Limits(
     pixels=60_000,
     model_pixels=20_000,
     aligned_pairs=4,
+    aligned_numbers=6 * 6 * 24,
     redirects=2,
     download_seconds=5.0,
 )
@@ -129,6 +130,19 @@ def test_alignment(handler, scenes):
             assert 0 < word["matched"] < 1
 
 
+def test_an_alignment_is_no_larger_than_allowed(handler):
+    """Which cells and words are many, only the model's encoders tell."""
+    captions = ["a red circle " * 3, "a small blue star"]
+    answers = [
+        handler({"inputs": [encoded(PNG)] * pictures, "parameters": {"captions": captions * times, "alignment": True}})
+        for pictures, times in ((1, 1), (2, 1), (1, 2))
+    ]
+    assert isinstance(answers[0], list)
+    for answer in answers[1:]:
+        assert answer["status"] == 413
+        assert "alignment is of 936 cells times words; expected at most 864" in answer["error"]  # 36 · 13 · 2
+
+
 def test_a_grid_of_patches():
     vit = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = OmitModel(tiny_config(vision_config={**vit, "intermediate_size": 16, "image_size": 32, "patch_size": 8}))
@@ -200,7 +214,9 @@ FLOATS = file_of(Image.new("F", (96, 96)), "TIFF")
         (labels(encoded(PNG), "a", " "), 400, "candidate_labels[1] is a string; expected a string that is not empty"),
         (labels(encoded(PNG), *"abcde"), 413, "candidate_labels is of 5 strings; expected at most 4"),
         (labels(encoded(PNG), "a" * 61), 413, "candidate_labels[0] is of 61 characters; expected at most 60"),
-        (labels(encoded(PNG), hypothesis_template="of"), 400, "hypothesis_template is 'of'; expected {} in it"),
+        (labels(encoded(PNG), hypothesis_template="of"), 400, "hypothesis_template is 'of'; expected one {} in it"),
+        (labels(encoded(PNG), hypothesis_template="{} {}"), 400, "is '{} {}'; expected one {} in it"),
+        (labels(encoded(PNG), "a \ud83d b"), 400, "candidate_labels[0] holds half of a surrogate pair; expected text"),
         (labels(encoded(PNG), hypothesis_template=["{}"]), 400, "hypothesis_template is a list; expected a string"),
         (labels(encoded(PNG), alignment="yes"), 400, "alignment is a string; expected true or false"),
         (labels([encoded(PNG)] * 2, *"abc", alignment=True), 413, "alignment is of 6 pairs of a picture and"),

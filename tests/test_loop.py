@@ -111,7 +111,7 @@ def test_without_a_test(tmp_path, monkeypatch):
     )
     metrics = run(tmp_path, num_epochs=1, test=False)
     assert seen == [4]  # validation alone, whose size it is
-    assert metrics["test"] is metrics["scoring_seconds"] is metrics["scored_pairs"] is None
+    assert metrics["test"] is metrics["test_seconds"] is metrics["scoring_seconds"] is metrics["scored_pairs"] is None
     assert metrics["validation"]["rsum"] > 0
     assert "metrics.json" in names(tmp_path)
     assert "README.md" not in names(tmp_path)

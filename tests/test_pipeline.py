@@ -223,6 +223,7 @@ class TestErrors:
             (3, "3 is no picture; expected PIL, a path, a URL or base64"),
             ({"image": PICTURES[0]}, "is no picture; .* or a data set's column of such"),
             (torch.zeros(3, 8, 8), "is no picture"),
+            (torch.zeros(8, 8, 3).numpy(), "is no picture"),
             (b"bytes", "is no picture"),
             ("no_such.png", "no file at 'no_such.png', and it is no URL and no picture in base64"),
             ([PICTURES[0], "no_such.png"], "no file at 'no_such.png'"),

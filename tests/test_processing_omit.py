@@ -195,6 +195,7 @@ def test_unpadded_lists_are_fine_without_tensors(processor):
         ({"text": []}, r"text is \[\]; expected a caption"),
         ({"text": 7}, "text is 7; expected a caption"),
         ({"text": ["a star", 7]}, r"text\[1\] is 7; expected a string"),
+        ({"text": "a \ud83d star"}, r"text\[0\] is 'a .ud83d star', with half of a surrogate pair; expected text"),
         ({"text": ["a star", "a red circle"], "padding": None}, "2 to 3 tokens and are not padded"),
         (
             {"text": ["a star", "a red circle"], "padding": False},
@@ -205,6 +206,11 @@ def test_unpadded_lists_are_fine_without_tensors(processor):
 def test_bad_input(processor, arguments, message):
     with pytest.raises(ValueError, match=message):
         processor(**arguments)
+
+
+def test_captions_in_a_tuple(processor):
+    captions = ["a star", "a red circle"]
+    assert processor(text=tuple(captions))["input_ids"].equal(processor(text=captions)["input_ids"])
 
 
 def test_more_captions_than_a_tokenizer_without_padding_can_take(processor, tmp_path):

@@ -23,7 +23,7 @@ from hub_server import HubServer
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny import REGIONS, tiny_config, tiny_recipe
+from tiny import CODE, REGIONS, tiny_config, tiny_recipe
 
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.data import load_image_text
@@ -34,7 +34,7 @@ from omit_hf.training import Recipe, train
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "push_to_hub.py"
 FILES = {"README.md", "config.json", "metrics.json", "model.safetensors", "processor_config.json", "recipe.yaml"}
-FILES |= {"tokenizer.json", "tokenizer_config.json", "alignment.png", "sample.png"}
+FILES |= {"tokenizer.json", "tokenizer_config.json", "alignment.png", "sample.png"} | CODE
 STAYS = ("optimizer.pt", "pytorch_model.bin", "states.pkl", "notes.txt", "tokenizer.pkl", "training.py")
 READER = """
 import re, sys
@@ -157,12 +157,11 @@ def test_a_run_goes_to_the_hub_in_one_commit_and_comes_back(hub, run, tmp_path):
 
 
 def test_what_goes_is_all_of_the_run_and_nothing_else(client, run):
-    (run / "modeling_omit.py").write_text("# remote code\n")
     (run / "handler.py").write_text("# of an endpoint\n")
     publication = prepare(run, "user/model")
     commit = publish(publication)
     there = client.files("user/model")
-    assert there.keys() == FILES | {".gitattributes", "modeling_omit.py", "handler.py"}
+    assert there.keys() == FILES | {".gitattributes", "handler.py"}
     for name in there.keys() - {".gitattributes", "README.md", "alignment.png", "sample.png"}:
         assert there[name] == (run / name).read_bytes(), name
     assert client.repositories["user/model"].commits[-1][0] == commit.oid
@@ -227,7 +226,7 @@ def edited(old, new):
             "is no finished run: recipe.yaml, README.md are missing",
         ),
         (spoil("metrics.json", lambda file: file.write_text("{")), ValueError, "metrics.json is not what a run writes"),
-        (spoil("metrics.json", edited('"test"', '"tests"')), ValueError, "is not what a run writes: KeyError"),
+        (spoil("metrics.json", edited('"splits"', '"split"')), ValueError, "is not what a run writes: KeyError"),
         (spoil("recipe.yaml", edited("seed: 0", "seed: 1")), ValueError, "is not the recipe .*\n  seed: was 0, is 1"),
         (
             spoil("model.safetensors", lambda file: file.write_bytes(file.read_bytes()[:5000])),

@@ -9,14 +9,20 @@ from pathlib import Path
 import torch
 
 
-def environment(num_processes: int = 1) -> dict:
-    """Commit, versions and machine, for a model card."""
+def environment(num_processes: int = 1, device: torch.device | None = None) -> dict:
+    """Commit, versions and machine, for a model card.
+
+    Args:
+        num_processes: that measured.
+        device: that they measured on; by default a GPU where there is one.
+    """
+    on_gpu = torch.cuda.is_available() if device is None else device.type == "cuda"
     return {
         "commit": _commit(),
         "omit_hf": version("omit-hf"),
         **{name: version(name) for name in ("torch", "transformers", "datasets", "accelerate")},
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
         "cores": os.cpu_count(),
         "processes": num_processes,
     }
@@ -24,10 +30,12 @@ def environment(num_processes: int = 1) -> dict:
 
 def _commit() -> str | None:
     """The commit of the checkout that this package runs from, marked where files differ from it."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):  # installed from a wheel
+    git = ["git", "-C", str(Path(__file__).parent)]
+    describe = [*git, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:  # from a wheel there is none, though the environment may lie in somebody's checkout
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
         return None
 
 

@@ -63,6 +63,7 @@ class Limits:
         aspect_ratio: of a picture's longer side to its shorter one, to which some processors scale.
         model_pixels: of a picture as the model gets it, where the processor does not scale it down.
         aligned_pairs: pictures times captions of a request with alignment.
+        aligned_numbers: of a request with alignment, cells times words, summed over the pairs.
         redirects: of a URL.
         download_seconds: from the first connection of a download to its end.
     """
@@ -75,6 +76,7 @@ class Limits:
     aspect_ratio: float = 20.0
     model_pixels: int = 1_500_000
     aligned_pairs: int = 32
+    aligned_numbers: int = 1_000_000
     redirects: int = 3
     download_seconds: float = 10.0
 
@@ -131,7 +133,7 @@ class EndpointHandler:
     def _answers(self, request: "Request", sources: list) -> list[list[dict]]:
         words = self.processor(text=request.sentences).to(self.model.device)
         text = self.model.get_text_features(**words)
-        answers = []
+        answers, words_in_all = [], int(text.mask.sum())
         for place, source in zip(request.images, sources, strict=True):
             pixels = self._pixels(decoded(source, place, self.limits), place)
             image = self.model.get_image_features(pixels)
@@ -142,6 +144,8 @@ class EndpointHandler:
                 {request.kind: name, "score": score} for name, score in zip(request.names, scores.tolist(), strict=True)
             ]
             if request.alignment:
+                numbers = words_in_all * image.embeds.shape[1] * len(sources)
+                _check_count("alignment", numbers, self.limits.aligned_numbers, "cells times words")
                 grid = _grid(image, tuple(pixels.shape[-2:]))
                 for entry, aligned in zip(answer, self._alignments(image, text, words["input_ids"]), strict=True):
                     entry["alignment"] = {"grid": grid, "words": aligned}
@@ -264,8 +268,8 @@ def read_request(data, limits: Limits) -> Request:
     if name == "candidate_labels":
         template = given.get("hypothesis_template", TEMPLATE)
         _check_string("hypothesis_template", template, limits)
-        if "{}" not in template:
-            raise RequestError(f"hypothesis_template is {template!r:.80}; expected {{}} in it, where a label goes.")
+        if template.count("{}") != 1:
+            raise RequestError(f"hypothesis_template is {template!r:.80}; expected one {{}} in it, where a label goes.")
         sentences = [template.replace("{}", label) for label in names]
     elif "hypothesis_template" in given:
         raise RequestError("hypothesis_template goes with candidate_labels; captions are taken as they are.")
@@ -287,6 +291,8 @@ def _check_string(place: str, value, limits: Limits) -> None:
     if not isinstance(value, str) or not value.strip():
         raise RequestError(f"{place} is {_kind(value)}; expected a string that is not empty.")
     _check_count(place, len(value), limits.characters, "characters")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise RequestError(f"{place} holds half of a surrogate pair; expected text.")
 
 
 def _kind(value) -> str:

@@ -98,7 +98,7 @@ class ImageTextMatchingPipeline(Pipeline):
             images = list(images)
         elif isinstance(images, Iterable) and not isinstance(images, list | Dataset) and not _is_one(images):
             images = (image for image in images)
-        return super().__call__(images, **kwargs) if images != [] else []
+        return [] if isinstance(images, list) and not images else super().__call__(images, **kwargs)
 
     def _sanitize_parameters(self, **parameters):
         check_fields(f"The pipeline {TASK}", parameters, PARAMETERS)

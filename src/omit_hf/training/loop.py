@@ -170,7 +170,7 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
         "pairs_per_second": round(progress.pairs / progress.seconds, 1),
         "waiting_for_data": round(progress.waiting / progress.seconds, 4),
         "peak_memory": progress.peak_memory,
-        "test_seconds": round(time.perf_counter() - started, 1),
+        "test_seconds": round(time.perf_counter() - started, 1) if recipe.test else None,
         "scoring_seconds": round(seconds["scoring"], 4) if recipe.test else None,  # of it, without the encoding
         "scored_pairs": scores.size if recipe.test else None,
         "parameters": sum(parameter.numel() for parameter in best.parameters()),
@@ -180,7 +180,7 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
             split: {"images": len(rows), "captions": sum(map(len, rows["captions"]))} for split, rows in data.items()
         },
         "recipe": asdict(recipe),
-        "environment": environment(accelerator.num_processes),
+        "environment": environment(accelerator.num_processes, accelerator.device),
     }
     on_main_process(accelerator, lambda: finish(folder, best_folder(folder, progress), metrics))
     accelerator.print(
