@@ -23,6 +23,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers.modeling_outputs import BaseModelOutput
 
 from omit_hf.modeling import OmitFeatures
+from omit_hf.modeling.alignment_heads_omit import CHAN_TEMPERATURE, ChanMatching, MaxSimMatching
+from omit_hf.modeling.sinkhorn_omit import LOG_ZERO
 
 FORMATS = {"onnx": ".onnx", "torch_export": ".pt2"}
 DESCRIPTION_FILE = "export.json"
@@ -176,6 +178,8 @@ def exportable(model):
         model.text_encoder.backbone = ExportedBiGRU(model.text_encoder.backbone)
     if hasattr(model.matching, "backend"):
         model.matching.backend = "reference"
+    if isinstance(model.matching, MaxSimMatching):
+        model.matching = ExportedMaxSim(model.matching)
     return model
 
 
@@ -429,7 +433,25 @@ def _quiet():
         chatty.setLevel(level)
 
 
-# --- the GRU ----------------------------------------------------------------------------------------------------------
+# --- what can be traced in the place of what cannot -------------------------------------------------------------------
+
+
+class ExportedMaxSim(nn.Module):
+    """What `MaxSimMatching` and `ChanMatching` compute, on padding too, since a trace leaves nothing out."""
+
+    def __init__(self, head: MaxSimMatching):
+        super().__init__()
+        self.sums_exponentials = isinstance(head, ChanMatching)
+
+    def forward(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
+        similarity = torch.einsum("ikd,tld->itkl", image.embeds, text.embeds)
+        best = similarity.masked_fill(~image.mask[:, None, :, None], LOG_ZERO).amax(dim=2)  # [B_i, B_t, L]
+        if self.sums_exponentials:
+            logits = (best / CHAN_TEMPERATURE).masked_fill(~text.mask, LOG_ZERO)
+            score = CHAN_TEMPERATURE * logits.logsumexp(dim=-1)
+        else:
+            score = best.masked_fill(~text.mask, 0).sum(dim=-1) / text.mask.sum(dim=-1).clamp_min(1)
+        return score.masked_fill(~(image.mask.any(dim=1)[:, None] & text.mask.any(dim=1)), 0)
 
 
 class ExportedBiGRU(nn.Module):
