@@ -15,9 +15,9 @@ from torch.nn.functional import normalize
 from transformers import ViTImageProcessor
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf import export as export_module
 from omit_hf.data import build_word_tokenizer
-from omit_hf.export import DESCRIPTION_FILE, ExportedBiGRU, export_model, exportable, picture_size
+from omit_hf.export import DESCRIPTION_FILE, export_model, files, parts, picture_size
+from omit_hf.export.stand_ins import ExportedBiGRU, exportable
 from omit_hf.modeling import OmitFeatures
 
 ATOL = 1e-5  # float32, in cosines: a few roundings, times 1/λ
@@ -182,11 +182,11 @@ def test_the_description_is_what_the_files_say(exported):
 def test_other_heads(options):
     model, _ = build("regions", "bigru", **options)
     both = exportable(model), model
-    part = export_module._head_part(*both, export_module._region_part(*both, 5, None), export_module._text_part(*both))
+    part = parts.head_part(*both, parts.region_part(*both, 5, None), parts.text_part(*both))
     with torch.no_grad():
-        program = export_module._program(part).module()
+        program = files._program(part).module()
         for example in part.examples:
-            expected = export_module.Head(model)(**example)
+            expected = parts.Head(model)(**example)
             torch.testing.assert_close(program(**example), expected, rtol=0, atol=ATOL)
 
 
@@ -277,7 +277,7 @@ def test_a_part_that_gives_something_else_is_not_written(grid, tmp_path, monkeyp
         file.write_text("")
         return lambda inputs: [each + 1e-3 if each.is_floating_point() else each for each in part.truth(**inputs)]
 
-    monkeypatch.setattr(export_module, "_write_program", write)
+    monkeypatch.setattr(files, "_write_program", write)
     with pytest.raises(
         RuntimeError, match=r"exported image_encoder gives another image_embeds than the model, by 1.0e-03"
     ):
@@ -290,7 +290,7 @@ def test_a_part_that_torch_cannot_export(grid, tmp_path, monkeypatch):
         file.write_text("half")
         raise TypeError("no\nsuch operator")
 
-    monkeypatch.setattr(export_module, "_write_program", write)
+    monkeypatch.setattr(files, "_write_program", write)
     with pytest.raises(
         RuntimeError,
         match=r"cannot export the image_encoder \('resnet'\) as torch_export: no With a fixed .*num_images=1",
