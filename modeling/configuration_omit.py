@@ -177,6 +177,13 @@ class OmitConfig(PreTrainedConfig):
                     f"{type(part).__name__}(…).{name}."
                 )
 
+    def to_diff_dict(self) -> dict:
+        """What is saved: without where the parts came from, which may be folders of this machine."""
+        values = super().to_diff_dict()
+        for name in ("vision_config", "text_config"):
+            values.get(name, {}).pop("_name_or_path", None)
+        return values
+
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
         found = config_dict.get("model_type", cls.model_type)

@@ -108,12 +108,14 @@ def test_results_are_added_to_a_card_or_replace_its_own():
 
 def test_noise_is_told():
     assert "20% of the captions were given to other images." in card(caption_noise=0.2).text
+    assert "0.5% of the captions were given to other images." in card(caption_noise=0.005).text
     assert "given to other images" not in card().text
 
 
 def test_a_card_claims_no_licence_that_is_not_known():
     assert (card().data.license, card().data.language) == ("apache-2.0", "en")  # all of it generated here
-    for options in ({"data": "dataset_coco.json"}, {"text_model": "google-bert/bert-base-uncased"}):
+    others = ({"data": "dataset_coco.json"}, {"text_model": "google-bert/bert-base-uncased"}, {"word_vectors": "glove"})
+    for options in others:
         published = card(**options)
         assert published.data.license is None
         assert "No licence is given here: see those of the data" in " ".join(published.text.split())
@@ -156,6 +158,7 @@ def test_a_card_for_the_hub_shows_the_pictures_beside_it():
     assert widget["src"] == "sample.png"
     assert widget["candidate_labels"] == 'a star and more, two "blue" circles'  # whose commas part them
     assert "![Where the model finds the words of a caption](alignment.png)" in published.text
+    assert "dark where the model finds it" in flat(published)  # as omit_hf.visualization draws it
     code = code_of(published)
     assert 'name = "user/model"\n' in code
     assert 'text=["a star, and more", "two \\"blue\\" circles"]' in code
@@ -165,6 +168,23 @@ def test_a_card_for_the_hub_shows_the_pictures_beside_it():
     assert card().data.get("widget") is None
     with pytest.raises(ValueError, match="pictures are given without repo_id"):
         model_card(metrics(), pictures=PICTURES)
+
+
+def test_a_caption_is_text_and_nothing_else():
+    """It comes from the data, of which anybody may have written a line."""
+    caption = "a <img src=x onerror=alert(1)> *star*\n\n# [here](javascript:x) ![pixel](http://example.com/a)"
+    pictures = CardPictures("sample.png", (caption, "a ring"), "alignment.png")
+    text = model_card(metrics(), "user/model", pictures=pictures)
+    [line] = [line for line in text.splitlines() if "a caption of the test split" in line]
+    assert line.startswith(
+        r"*“a \<img src=x onerror=alert(1)\> \*star\* \# \[here\](javascript:x) !\[pixel\](http://example.com/a)”, a "
+    )
+    check_card(text, {"sample.png", "alignment.png"})
+    compile(code_of(ModelCard(text)), "card", "exec")
+
+
+def test_a_folder_with_quotes_in_its_name():
+    compile(code_of(card(output_dir='outputs/my "best"')), "card", "exec")
 
 
 def test_a_licence_that_is_chosen():
@@ -272,6 +292,10 @@ def test_a_card_that_is_fit_for_the_hub():
         (
             lambda text: text.replace("(alignment.png)", "(gone.png)"),
             "it shows 'gone.png', which is not among the files",
+        ),
+        (
+            lambda text: re.sub("widget:\n(- .*\n|  .*\n)+", "widget:\n- a star\n", text),
+            "widget 0 is 'a star'; expected src",
         ),
         (lambda text: text.replace("language: en", "language: [en"), "The card's metadata cannot be read: "),
         (lambda text: text.replace("- name: model\n", "- nom: model\n"), "The card's metadata cannot be read: "),

@@ -11,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 from tiny import REGIONS, TEXT, tiny_config
+from torch.nn.functional import normalize
 from transformers import ViTImageProcessor
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf import export as export_module
 from omit_hf.data import build_word_tokenizer
-from omit_hf.export import DESCRIPTION_FILE, ExportedBiGRU, export_model, exportable, picture_size
+from omit_hf.export import DESCRIPTION_FILE, export_model, files, parts, picture_size
+from omit_hf.export.stand_ins import ExportedBiGRU, exportable
+from omit_hf.modeling import OmitFeatures
 
 ATOL = 1e-5  # float32, in cosines: a few roundings, times 1/λ
 SENTENCES = ["a small red circle", "two rings", "a star left of a large blue square and a ring"]
@@ -50,6 +52,7 @@ def build(vision: str, text: str, **options) -> tuple[OmitModel, OmitProcessor]:
 MODELS = {
     "vit-bert": ("vit", "bert", {}),
     "resnet-bigru": ("resnet", "bigru", {"dustbin": "learned", "marginals": "norm", "regularization": 0.1}),
+    "regions-chan": ("regions", "bigru", {"matching": "chan"}),
     "regions-bigru": ("regions", "bigru", {"matching": "ot", "marginals": "cross_global"}),
 }
 
@@ -105,6 +108,7 @@ def served_similarity(folder: Path, images, sentences) -> torch.Tensor:
     [
         ("vit-bert", "onnx"),
         ("resnet-bigru", "onnx"),
+        ("regions-chan", "onnx"),
         ("vit-bert", "torch_export"),
         ("regions-bigru", "torch_export"),
     ],
@@ -167,17 +171,22 @@ def test_the_description_is_what_the_files_say(exported):
         {"dustbin": "scalar", "marginals": "self_global", "num_iterations": 6},
         {"matching": "ot", "marginals": "norm"},
         {"matching": "mean"},
+        {"matching": "maxsim"},
+        {"matching": "chan"},
+        {"matching": "scan_t2i"},
+        {"matching": "scan_i2t"},
+        {"matching": "pem"},
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )
 def test_other_heads(options):
     model, _ = build("regions", "bigru", **options)
     both = exportable(model), model
-    part = export_module._head_part(*both, export_module._region_part(*both, 5, None), export_module._text_part(*both))
+    part = parts.head_part(*both, parts.region_part(*both, 5, None), parts.text_part(*both))
     with torch.no_grad():
-        program = export_module._program(part).module()
+        program = files._program(part).module()
         for example in part.examples:
-            expected = export_module.Head(model)(**example)
+            expected = parts.Head(model)(**example)
             torch.testing.assert_close(program(**example), expected, rtol=0, atol=ATOL)
 
 
@@ -193,6 +202,24 @@ def test_the_exported_bigru_is_the_same(layers):
         found = ExportedBiGRU(bigru)(ids, mask).last_hidden_state
     torch.testing.assert_close(found, expected)
     assert (found[1, 1:] == 0).all()
+
+
+@pytest.mark.parametrize("matching", ["maxsim", "chan"])
+def test_the_exported_late_interaction_is_the_same(matching):
+    """Images without a region and captions without a word too."""
+    model, _ = build("regions", "bigru", matching=matching)
+    random = torch.Generator().manual_seed(0)
+    image, text = (
+        OmitFeatures(
+            embeds=normalize(torch.randn(3, size, 16, generator=random), dim=-1) * mask[..., None],
+            mask=mask,
+        )
+        for size, mask in (
+            (4, torch.arange(4) < torch.tensor([[4], [2], [0]])),
+            (5, torch.arange(5) < torch.tensor([[0], [5], [1]])),
+        )
+    )
+    torch.testing.assert_close(exportable(model).matching(image, text), model.matching(image, text), rtol=0, atol=ATOL)
 
 
 def test_the_model_is_left_as_it_was(exported):
@@ -250,7 +277,7 @@ def test_a_part_that_gives_something_else_is_not_written(grid, tmp_path, monkeyp
         file.write_text("")
         return lambda inputs: [each + 1e-3 if each.is_floating_point() else each for each in part.truth(**inputs)]
 
-    monkeypatch.setattr(export_module, "_write_program", write)
+    monkeypatch.setattr(files, "_write_program", write)
     with pytest.raises(
         RuntimeError, match=r"exported image_encoder gives another image_embeds than the model, by 1.0e-03"
     ):
@@ -263,7 +290,7 @@ def test_a_part_that_torch_cannot_export(grid, tmp_path, monkeypatch):
         file.write_text("half")
         raise TypeError("no\nsuch operator")
 
-    monkeypatch.setattr(export_module, "_write_program", write)
+    monkeypatch.setattr(files, "_write_program", write)
     with pytest.raises(
         RuntimeError,
         match=r"cannot export the image_encoder \('resnet'\) as torch_export: no With a fixed .*num_images=1",

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import socket
 import ssl
 import struct
@@ -24,7 +25,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny import REGIONS, TEXT, tiny_config
+from tiny import CODE, REGIONS, TEXT, tiny_config
 from transformers import pipeline
 
 from omit_hf import OmitConfig, OmitModel, OmitProcessor
@@ -594,6 +595,20 @@ def test_the_handler_is_written_into_a_checkpoint(checkpoint, tmp_path):
         write_handler(tmp_path)
     assert not (tmp_path / "handler.py").exists()
     (tmp_path / "processor_config.json").write_bytes((checkpoint / "processor_config.json").read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"lacks the model's code: configuration_omit.py, modeling_omit.py, "):
+        write_handler(tmp_path)
+    bare = tmp_path / "saved_by_an_older_version"
+    bare.mkdir()
+    for name in ("config.json", "processor_config.json"):
+        configuration = json.loads((checkpoint / name).read_text())
+        del configuration["auto_map"]
+        (bare / name).write_text(json.dumps(configuration))
+    with pytest.raises(FileNotFoundError, match="lacks the model's code; load model and processor and save"):
+        write_handler(bare)
+    shutil.rmtree(bare)
+    assert not (tmp_path / "handler.py").exists()
+    for name in CODE:
+        (tmp_path / name).write_bytes((checkpoint / name).read_bytes())
     file = write_handler(tmp_path)
     assert file.read_bytes() == Path(handler_module.__file__).read_bytes()
     needed = (tmp_path / "requirements.txt").read_text().splitlines()
@@ -603,7 +618,7 @@ def test_the_handler_is_written_into_a_checkpoint(checkpoint, tmp_path):
     write_handler(tmp_path)
     assert file.read_bytes() == Path(handler_module.__file__).read_bytes()
     assert (tmp_path / "requirements.txt").read_text() == "mine"
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 4 + len(CODE)
 
 
 ALONE = """

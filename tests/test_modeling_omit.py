@@ -295,6 +295,16 @@ def test_any_pair_of_pretrained_backbones(backbones, vision, text):
     assert out.text_mask.any(1).all()
 
 
+def test_a_checkpoint_does_not_tell_where_its_backbones_were(backbones, tmp_path):
+    folders = backbones[0]["vit"], backbones[1]["bert"]
+    OmitModel.from_vision_text_pretrained(*folders, projection_dim=16).save_pretrained(tmp_path / "first")
+    OmitModel.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "again")
+    for name in ("first", "again"):
+        text = (tmp_path / name / "config.json").read_text()
+        assert str(folders[0].parent) not in text
+        assert str(tmp_path) not in text
+
+
 class TestFromClip:
     @pytest.fixture(params=["clip", "siglip"])
     def folder(self, request, tmp_path):

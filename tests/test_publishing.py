@@ -30,7 +30,8 @@ from omit_hf.data import load_image_text
 from omit_hf.evaluation import evaluate_split
 from omit_hf.hub import publishing
 from omit_hf.hub.publishing import prepare, publish
-from omit_hf.training import Recipe, train
+from omit_hf.training import Recipe, read_recipe_file, train
+from omit_hf.training.recipe import write_recipe_file
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "push_to_hub.py"
 FILES = {"README.md", "config.json", "metrics.json", "model.safetensors", "processor_config.json", "recipe.yaml"}
@@ -162,7 +163,8 @@ def test_what_goes_is_all_of_the_run_and_nothing_else(client, run):
     commit = publish(publication)
     there = client.files("user/model")
     assert there.keys() == FILES | {".gitattributes", "handler.py"}
-    for name in there.keys() - {".gitattributes", "README.md", "alignment.png", "sample.png"}:
+    made = {".gitattributes", "README.md", "alignment.png", "sample.png", "recipe.yaml", "metrics.json"}
+    for name in there.keys() - made:
         assert there[name] == (run / name).read_bytes(), name
     assert client.repositories["user/model"].commits[-1][0] == commit.oid
     assert client.repositories["user/model"].messages[1:] == ["Publish an omit-hf model"]
@@ -175,6 +177,35 @@ def test_what_goes_is_all_of_the_run_and_nothing_else(client, run):
     [widget] = ModelCard(there["README.md"].decode()).data.widget
     assert widget["src"] == "sample.png"
     assert widget["candidate_labels"].split(", ") == [row["captions"][0].replace(",", "") for row in test]
+
+
+def test_the_folders_of_this_machine_stay(client, run):
+    """What else the recipe and the metrics tell, they tell on the Hub too."""
+    home = {"data_options": {"train_size": 8, "image_folder": "/home/me/images", "exclude": [r"C:\me\a.png", "b.png"]}}
+    home |= {"word_vectors": "/home/me/glove.txt", "cache_folder": "~/.cache/omit_hf", "output_dir": str(run)}
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["recipe"] |= home
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    write_recipe_file(Recipe(**metrics["recipe"]), run / "recipe.yaml")
+    publication = prepare(run, "user/model", own_card=True)
+    publish(publication)
+    there = client.files("user/model")
+    for name in ("recipe.yaml", "metrics.json"):
+        assert b"/me" not in there[name]
+        assert str(run.parent).encode() not in there[name]
+        (run / name).write_bytes(there[name])
+    published = json.loads(there["metrics.json"])
+    assert {**published, "recipe": None} == {**metrics, "recipe": None}
+    assert published["recipe"] == read_recipe_file(run / "recipe.yaml")
+    changed = {name for name, value in published["recipe"].items() if value != metrics["recipe"][name]}
+    assert changed == {"data_options", "word_vectors", "output_dir"}
+    assert published["recipe"]["word_vectors"] == "./glove.txt"
+    assert published["recipe"]["data_options"] == {
+        "train_size": 8,
+        "image_folder": "./images",
+        "exclude": ["./a.png", "b.png"],
+    }
+    publish(publication)  # the same recipe still
 
 
 def test_a_dry_run_lists_what_would_go_and_asks_nobody(client, run, script, monkeypatch):
@@ -204,6 +235,12 @@ def nan_weights(file):
     weights = load_file(file)
     weights["vision_encoder.projection.weight"][0, 0] = float("nan")
     save_file(weights, file, {"format": "pt"})
+
+
+def not_tested(folder):
+    (folder / "README.md").unlink()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps({**metrics, "test": None}))
 
 
 def edited(old, new):
@@ -241,6 +278,9 @@ def edited(old, new):
             "configuration in .* not valid",
         ),
         (spoil("tokenizer.json", Path.unlink), ValueError, "tokenizer"),
+        (spoil("README.md", Path.unlink), FileNotFoundError, "lacks README.md, which a run writes"),
+        (spoil("modeling_omit.py", Path.unlink), FileNotFoundError, "lacks modeling_omit.py, which a run writes"),
+        (not_tested, ValueError, "was not tested, so it has no results to publish; train with test on"),
     ],
 )
 def test_what_is_broken_or_not_finished_is_not_published(run, change, kind, message):
@@ -426,6 +466,21 @@ def test_a_licence_that_the_hub_does_not_know_makes_no_repository(client, run):
     with pytest.raises(ValueError, match="The Hub does not take the card(.|\n)*made-up"):
         publish(prepare(run, "user/model", licence="made-up"))
     assert client.repositories == {}
+
+
+def test_a_model_without_code_of_its_own(run):
+    """As versions before remote code saved it."""
+    for file in (run / "config.json", run / "processor_config.json"):
+        configuration = json.loads(file.read_text())
+        del configuration["auto_map"]
+        file.write_text(json.dumps(configuration))
+    for name in CODE:
+        (run / name).unlink()
+    publication = prepare(run, "user/model")
+    assert publication.files.keys() == FILES - CODE
+    assert publication.notes == (
+        "No code goes along, so that the model loads with omit-hf alone; to bring it, load and save it anew.",
+    )
 
 
 def test_a_card_of_ones_own(client, run):

@@ -152,7 +152,7 @@ def model_card(
         metrics: the content of `metrics.json`, as `omit_hf.training.train` writes it.
         repo_id: where the model is going to be on the Hub, `user/name`; None for a folder on this machine.
         licence: of the weights, as the Hub spells it. By default that of data that are generated here, if no pretrained
-            backbone is in the model, and else none.
+            backbone or word vectors are in the model, and else none.
         pictures: that go with the card; only to the Hub.
 
     Raises:
@@ -183,7 +183,9 @@ def model_card(
         ]
     licence_text = _licence_text(data.license, chosen=licence is not None)
     noise = (
-        f" {recipe['caption_noise']:.0%} of the captions were given to other images." if recipe["caption_noise"] else ""
+        f" {100 * recipe['caption_noise']:.3g}% of the captions were given to other images."
+        if recipe["caption_noise"]
+        else ""
     )
     return f"""---
 {data.to_yaml()}
@@ -312,6 +314,9 @@ def check_card(text: str, files: set[str]) -> ModelCard:
     if licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", str(licence)):
         problems.append(f"license is {licence!r}; expected an identifier of the Hub, such as 'apache-2.0' or 'other'")
     for number, each in enumerate(card.data.get("widget") or []):
+        if not isinstance(each, dict):
+            problems.append(f"widget {number} is {each!r:.80}; expected src and candidate_labels")
+            continue
         source = str(each.get("src"))
         if not each.get("candidate_labels"):
             problems.append(f"widget {number} has no candidate_labels; expected them, parted by commas")
@@ -336,7 +341,7 @@ def _metadata(recipe: dict, known: KnownData, licence: str | None) -> ModelCardD
     backbones = [name for name in _backbones(recipe) if _on_the_hub(name)]
     return ModelCardData(
         language=known.language,
-        license=licence or (None if _backbones(recipe) else known.licence),
+        license=licence or (None if _backbones(recipe) or recipe["word_vectors"] is not None else known.licence),
         library_name="transformers",
         tags=["omit", "image-text-matching", "image-text-retrieval"]
         + ["optimal-transport"] * (recipe["matching"] in ("omit", "ot")),
@@ -366,11 +371,17 @@ def _settings(recipe: dict) -> str:
 def _drawing(pictures: CardPictures | None) -> str:
     if pictures is None or pictures.alignment is None:
         return ""
+    caption = _as_it_is(pictures.captions[0])
     return f"""
 ![Where the model finds the words of a caption]({pictures.alignment})
 
-*“{pictures.captions[0]}”, a caption of the test split: a panel a word, bright where the model finds it in the picture.*
+*“{caption}”, a caption of the test split: a panel a word, dark where the model finds it in the picture.*
 """
+
+
+def _as_it_is(text: str) -> str:
+    """A line that Markdown shows as it is written, HTML in it too."""
+    return re.sub(r"([\\`*_{}\[\]<>&#|~])", r"\\\1", " ".join(text.split()))
 
 
 def _usage(recipe: dict, name: str, repo_id: str | None, pictures: CardPictures | None) -> str:
@@ -392,7 +403,7 @@ def _usage(recipe: dict, name: str, repo_id: str | None, pictures: CardPictures 
 {imports}
 from omit_hf import OmitModel, OmitProcessor
 
-name = "{name}"{where}
+name = {json.dumps(name, ensure_ascii=False)}{where}
 model, processor = OmitModel.from_pretrained(name), OmitProcessor.from_pretrained(name)
 inputs = processor(
     {source},

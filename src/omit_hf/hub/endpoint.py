@@ -1,5 +1,6 @@
 """What makes a checkpoint an inference endpoint."""
 
+import json
 import os
 import re
 import tempfile
@@ -21,7 +22,7 @@ def write_handler(folder: str | os.PathLike) -> Path:
         The file.
 
     Raises:
-        FileNotFoundError: if the folder holds no checkpoint.
+        FileNotFoundError: if the folder holds no checkpoint, or one without the code that an endpoint runs.
     """
     folder = Path(folder)
     for name in ("config.json", "processor_config.json"):
@@ -29,11 +30,33 @@ def write_handler(folder: str | os.PathLike) -> Path:
             raise FileNotFoundError(
                 f"{folder} has no {name}; expected the folder of a checkpoint, saved with its processor."
             )
+    missing = missing_code(folder)
+    if missing or not named_code(folder):
+        raise FileNotFoundError(
+            f"{folder} lacks the model's code{': ' if missing else ''}{', '.join(missing)}; load model and processor "
+            "and save them there again."
+        )
     if not (folder / REQUIREMENTS_FILE).exists():
         lines = [line for line in requires("omit-hf") or () if re.match(r"[\w.-]+", line)[0] in NEEDED]
         _write(folder / REQUIREMENTS_FILE, "".join(f"{line}\n" for line in lines))
     _write(folder / HANDLER_FILE, resources.files("omit_hf.hub").joinpath(HANDLER_FILE).read_text("utf-8"))
     return folder / HANDLER_FILE
+
+
+def missing_code(folder: Path) -> list[str]:
+    """Files of code that a checkpoint's configurations name and its folder lacks."""
+    return [name for name in named_code(folder) if not (folder / name).is_file()]
+
+
+def named_code(folder: Path) -> list[str]:
+    """Files of code that a checkpoint's configurations name, but those that are in other repositories."""
+    found = set()
+    for name in ("config.json", "processor_config.json"):
+        file = folder / name
+        configuration = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        classes = configuration.get("auto_map", {}).values()
+        found |= {f"{each.partition('.')[0]}.py" for each in classes if isinstance(each, str) and "--" not in each}
+    return sorted(found)
 
 
 def _write(file: Path, content: str) -> None:

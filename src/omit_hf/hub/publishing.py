@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
+import yaml
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
@@ -23,11 +24,12 @@ from safetensors import SafetensorError
 from omit_hf.data import load_image_text
 from omit_hf.data.pictures import open_picture, stored_pictures
 from omit_hf.hub.card import CardPictures, check_card, model_card
+from omit_hf.hub.endpoint import missing_code, named_code
 from omit_hf.hub.known_data import SCENES, known_data
 from omit_hf.modeling import OmitModel, OmitProcessor
 from omit_hf.modeling.backbones_omit import fit_tokenizer
 from omit_hf.training.checkpoints import CARD_FILE, METRICS_FILE, RECIPE_FILE, recipe_changes
-from omit_hf.training.recipe import Recipe, read_recipe_file
+from omit_hf.training.recipe import Recipe, read_recipe_file, recipe_text
 
 SAMPLE_FILE, ALIGNMENT_FILE = "sample.png", "alignment.png"
 # Patterns of what goes to the Hub; whatever else is in a folder (checkpoints, logs, optimiser states) stays there.
@@ -69,6 +71,8 @@ def prepare(
 ) -> Publication:
     """Load a finished run, make its card and pictures, and list what would go to the Hub. Asks nobody, writes nothing.
 
+    Recipe and metrics go without the folders of this machine: of an absolute path its last name is left.
+
     Args:
         folder: the `output_dir` of a training.
         repo_id: `user/name`.
@@ -78,9 +82,10 @@ def prepare(
         own_card: publish the folder's README.md as it is, without pictures.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or a file of a finished run is missing.
-        ValueError: if the model or the processor does not load, a weight is no number, the recipe is not that of the
-            metrics, the sample is not there, the card is not fit for the Hub, or `repo_id` is none.
+        FileNotFoundError: if there is no such folder, or a file of a finished run or of its model's code is missing.
+        ValueError: if the run was not tested, the model or the processor does not load, a weight is no number, the
+            recipe is not that of the metrics, the sample is not there, the card is not fit for the Hub, or `repo_id` is
+            none.
     """
     folder = Path(folder)
     _check_repo_id(repo_id)
@@ -98,9 +103,27 @@ def prepare(
         text = model_card(metrics, repo_id, licence=licence, pictures=of_card)
         if (folder / CARD_FILE).read_text(encoding="utf-8") != model_card(metrics):
             notes += (f"{CARD_FILE} is made anew and not the folder's, which is another; --own_card publishes that.",)
+    if not named_code(folder):
+        notes += (
+            "No code goes along, so that the model loads with omit-hf alone; to bring it, load and save it anew.",
+        )
+    recipe = without_folders(metrics["recipe"])
+    files[RECIPE_FILE] = recipe_text(recipe).encode()
+    files[METRICS_FILE] = (json.dumps({**metrics, "recipe": recipe}, indent=2, ensure_ascii=False) + "\n").encode()
     files = {CARD_FILE: text.encode(), **pictures, **files}
     check_card(text, set(files))
     return Publication(repo_id, files, notes)
+
+
+def without_folders(value):
+    """A recipe's fields, or a value of one, with `./name` in the place of absolute paths that end on that name."""
+    if isinstance(value, dict):
+        return {name: without_folders(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [without_folders(each) for each in value]
+    if isinstance(value, str) and any(kind(value).is_absolute() for kind in (PurePosixPath, PureWindowsPath)):
+        return f"./{PureWindowsPath(value).name}"  # which knows both kinds of separators
+    return value
 
 
 def publish(
@@ -178,13 +201,17 @@ def _finished(folder: Path) -> dict:
     missing = [name for name in ("config.json", RECIPE_FILE, METRICS_FILE, CARD_FILE) if not (folder / name).is_file()]
     if not any((folder / name).is_file() for name in (WEIGHTS[0], WEIGHTS[2])):
         missing.append(WEIGHTS[0])
-    if missing:
+    if missing not in ([], [CARD_FILE]):
         raise FileNotFoundError(
             f"{folder} is no finished run: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. Finish "
             "the training with --resume; a model without its run goes to the Hub with its own push_to_hub."
         )
     try:
         metrics = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+        if metrics["test"] is None:
+            raise ValueError(
+                f"The run in {folder} was not tested, so it has no results to publish; train with test on."
+            )
         metrics["recipe"] = asdict(Recipe(**metrics["recipe"]))
         changes = recipe_changes(metrics["recipe"], Recipe(**read_recipe_file(folder / RECIPE_FILE)))
         model_card(metrics)  # which needs all of it
@@ -197,6 +224,9 @@ def _finished(folder: Path) -> dict:
         raise ValueError(
             f"{RECIPE_FILE} in {folder} is not the recipe that {METRICS_FILE} was measured with:\n  {listed}"
         )
+    missing += missing_code(folder)
+    if missing:
+        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}, which a run writes; put back what was there.")
     return metrics
 
 
@@ -306,9 +336,9 @@ def _replaced(api: HfApi, info: ModelInfo, publication: Publication, allowed: bo
 
 def _same_recipe(api: HfApi, info: ModelInfo, publication: Publication) -> bool:
     file = api.hf_hub_download(info.id, RECIPE_FILE, revision=info.sha)
-    ours = Recipe(**read_recipe_file(publication.files[RECIPE_FILE]))
+    ours = Recipe(**yaml.safe_load(publication.files[RECIPE_FILE]))
     try:
-        return not recipe_changes(asdict(Recipe(**read_recipe_file(file))), ours)
+        return not recipe_changes(without_folders(asdict(Recipe(**read_recipe_file(file)))), ours)
     except (ValueError, StrictDataclassError):  # of another version, or somebody else's recipe
         return False
 

@@ -391,4 +391,9 @@ def load_split(data: str, data_options: dict, split: str) -> Dataset:
 
 def write_recipe_file(recipe: Recipe, file: str | Path) -> None:
     """Write a recipe in the form that `read_recipe_file` reads."""
-    Path(file).write_text(yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    Path(file).write_text(recipe_text(asdict(recipe)), encoding="utf-8")
+
+
+def recipe_text(fields: dict) -> str:
+    """The content of a recipe file."""
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
