@@ -199,7 +199,8 @@ def block(title: str, alignment: WordAlignment, sentence: str) -> str:
         )
         dustbins = (
             f'To the dustbins went <b data-of="words" data-share="{of_words:.6f}">{of_words:.0%}</b> of the words’ '
-            f'mass and <b data-of="picture" data-share="{of_picture:.6f}">{of_picture:.0%}</b> of the picture’s: {where}.'
+            f'mass and <b data-of="picture" data-share="{of_picture:.6f}">{of_picture:.0%}</b> of the picture’s: '
+            f"{where}."
         )
     else:
         dustbins = f"This model matches with <code>{escape(alignment.matching)}</code>, which has no dustbins."
@@ -225,7 +226,7 @@ def word_button(alignment: WordAlignment, number: int, highest: float) -> str:
     if not alignment.known[number]:
         tells, label = f"{tells}. The model does not know this word", f"{label}, not in the vocabulary"
     kind = "word" if alignment.known[number] else "word unknown"
-    return button(kind, name, f"{tells}.", mass, highest, label, matched)
+    return button(kind, name, f"{tells}.", mass, highest, label, matched if alignment.has_dustbins else None)
 
 
 def button(kind: str, content: str, tells: str, shares, highest: float, label: str = "", matched=None) -> str:
@@ -254,7 +255,7 @@ def comparison(alignments: list[WordAlignment], sentences: list[str], means: lis
 
     def cell(name: str, values: list[float], row: int) -> str:
         best = len(values) > 1 and values[row] == max(values) and values[row] > min(values)
-        mark = '<span class="better">better</span>' if best else ""
+        mark = '<span class="better">better</span> ' if best else ""
         return f'<td data-method="{escape(name)}" data-value="{values[row]:.6f}">{mark}{values[row]:.3f}</td>'
 
     names = [matching, "mean"]
@@ -329,6 +330,7 @@ CSS = """
 .gradio-container .html-container { padding: 0; }
 .gradio-container .form { border: 0; box-shadow: none; background: none; gap: 10px; }
 .gradio-container .form .block { padding: 0; border: 0; background: none; }
+.toast-wrap { max-width: 100%; }
 footer { display: none !important; }
 #page { gap: 36px; }
 #head h1 { font-size: 27px; font-weight: 650; letter-spacing: -.02em; margin: 0 0 4px; }
@@ -337,7 +339,7 @@ footer { display: none !important; }
 #stage svg { display: block; width: min(100%, var(--tallest) * var(--sides)); margin: 0 auto; border-radius: 10px; }
 #stage .cells rect { fill: #0b1020; fill-opacity: 0; transition: fill-opacity .15s; shape-rendering: crispEdges; }
 #stage .unseen { fill: #0b1020; fill-opacity: .55; }
-#stage .status { min-height: 3em; margin: 8px 0 0; font-size: 14px; line-height: 1.5; }
+#stage .status { min-height: 3em; overflow-wrap: anywhere; margin: 8px 0 0; font-size: 14px; line-height: 1.5; }
 .strip { display: grid; grid-template-columns: repeat(6, 1fr); gap: 8px; }
 .strip button { padding: 0; border: 1px solid var(--border-color-primary); border-radius: 8px; overflow: hidden;
   cursor: pointer; aspect-ratio: 1; }
@@ -347,10 +349,10 @@ footer { display: none !important; }
   color: var(--body-text-color-subdued); }
 .sentence output { font-variant-numeric: tabular-nums; font-weight: 600; color: var(--body-text-color); }
 .words { display: flex; flex-wrap: wrap; gap: 6px; margin: 8px 0 10px; }
-button.word { display: grid; grid-template-columns: auto auto; column-gap: 8px; align-items: baseline; cursor: pointer;
+button.word { display: grid; grid-template-columns: minmax(0, auto) auto; column-gap: 8px; align-items: baseline; cursor: pointer;
   align-content: center; min-height: 44px; max-width: 100%; padding: 5px 10px; border-radius: 8px;
   border: 1px solid var(--border-color-primary); background: var(--background-fill-primary); text-align: left; }
-button.word .name { font-size: 15px; font-weight: 500; overflow-wrap: anywhere; }
+button.word .name { min-width: 0; font-size: 15px; font-weight: 500; overflow-wrap: anywhere; }
 button.word .share { font-size: 12px; font-weight: 400; color: var(--body-text-color-subdued); text-align: right;
   font-variant-numeric: tabular-nums; }
 button.word .bar { grid-row: 2; grid-column: 1 / 3; height: 3px; margin-top: 4px; border-radius: 2px; overflow: hidden;
@@ -378,6 +380,7 @@ button.word.shown, button.word[aria-pressed=true] { border-color: var(--color-ac
   #head h1 { font-size: 22px; }
   #stage { --tallest: 34vh; position: sticky; top: 0; z-index: 5; padding: 6px 0;
     background: var(--body-background-fill); }
+  .gradio-container .compare th:first-child { width: 44%; }
   #stage .status { font-size: 13px; margin: 4px 0 0; }
 }
 """
@@ -417,8 +420,8 @@ def page(demo: Demo) -> gr.Blocks:
     ) as blocks:
         shown = gr.State(None, time_to_live=3600)
         gr.HTML(
-            f"<h1>Where does it find your words?</h1><p><code>{escape(demo.name)}</code> matches every word of a sentence "
-            "with cells of the picture. Point at a word, or reach it with Tab.</p>",
+            f"<h1>Where does it find your words?</h1><p><code>{escape(demo.name)}</code> matches every word of a "
+            "sentence with cells of the picture. Point at a word, or reach it with Tab.</p>",
             elem_id="head",
         )
         with gr.Row(elem_id="page"):
@@ -434,7 +437,7 @@ def page(demo: Demo) -> gr.Blocks:
                     examples = gr.HTML(strip, elem_id="examples", js_on_load=CHOOSE)
                 button = gr.UploadButton("Upload a picture", file_types=["image"], elem_id="upload", size="md")
             with gr.Column(min_width=320):
-                limit = {"max_length": LIMITS.characters, "lines": 1, "max_lines": 3, "container": True}
+                limit = {"max_length": LIMITS.characters, "lines": 1, "max_lines": 4, "container": True}
                 sentence = gr.Textbox(label="Sentence", elem_id="sentence", **limit)
                 other = gr.Textbox(
                     label="Another sentence, to compare",
@@ -448,7 +451,7 @@ def page(demo: Demo) -> gr.Blocks:
         # One request of a visitor at a time, and after it the last that was typed meanwhile: what a debounce is for,
         # without its delay.
         gr.on(
-            [sentence.input, other.input],
+            [sentence.change, other.change],  # Gradio's input event leaves out Backspace
             update,
             [shown, sentence, other],
             found,

@@ -88,7 +88,7 @@ class EncodedPicture:
 
     Args:
         features: of the one image, without the backbone's outputs.
-        frame: where its K fragments are: `width`, `height`, and `grid` and `area` or `boxes`, as `WordAlignment` has them.
+        frame: the fields of `WordAlignment` that tell where its K fragments are.
     """
 
     features: OmitFeatures
