@@ -18,6 +18,15 @@ from omit_hf.data import build_word_tokenizer, load_scenes
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--screenshots",
+        nargs=2,
+        metavar=("MODEL", "FOLDER"),
+        help="of tests/test_app.py: make the README's pictures of the demo with this model, in this folder",
+    )
+
+
 @pytest.fixture
 def model() -> OmitModel:
     torch.manual_seed(0)

@@ -9,7 +9,7 @@ from tiny import REGIONS, tiny_config
 from transformers import CLIPImageProcessor
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.word_alignments import word_alignment, words_of_tokens
+from omit_hf.word_alignments import align_sentence, encode_picture, word_alignment, words_of_tokens
 
 PICTURE = Image.new("RGB", (96, 64), "teal")
 
@@ -195,3 +195,15 @@ def test_the_model_comes_back_in_its_mode(scenes_model, processor):
 def test_a_sentence_without_a_word(processor, scenes_model, sentence):
     with pytest.raises(ValueError, match="The sentence .* has no word that the model matches; expected at least one"):
         word_alignment(scenes_model, processor, PICTURE, sentence)
+
+
+def test_a_picture_encoded_once_serves_many_sentences(scenes_model, processor, monkeypatch):
+    encoded, calls = encode_picture(scenes_model, processor, PICTURE), []
+    monkeypatch.setattr(scenes_model, "get_image_features", lambda *a, **k: calls.append(1))
+    found = [align_sentence(scenes_model, processor, encoded, each, matching="ot") for each in ("a star", "two dots")]
+    monkeypatch.undo()
+    assert not calls
+    for sentence, each in zip(("a star", "two dots"), found, strict=True):
+        expected = word_alignment(scenes_model, processor, PICTURE, sentence, matching="ot")
+        assert each.to_dict() == expected.to_dict()
+        np.testing.assert_array_equal(each.plan, expected.plan)

@@ -1,5 +1,6 @@
 """Where a model finds the words of a sentence in a picture, as numbers; `omit_hf.visualization` draws them."""
 
+import contextlib
 import copy
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -81,7 +82,19 @@ class WordAlignment:
         }
 
 
-@torch.inference_mode()
+@dataclass
+class EncodedPicture:
+    """What a model makes of a picture or its regions, to align any number of sentences with.
+
+    Args:
+        features: of the one image, without the backbone's outputs.
+        frame: the fields of `WordAlignment` that tell where its K fragments are.
+    """
+
+    features: OmitFeatures
+    frame: dict
+
+
 def word_alignment(
     model,
     processor,
@@ -111,6 +124,21 @@ def word_alignment(
             the model matches; if the model takes something else than what is given; if boxes do not fit the regions, or
             the cells are no grid.
     """
+    encoded = encode_picture(model, processor, picture, regions=regions, boxes=boxes, size=size)
+    return align_sentence(model, processor, encoded, sentence, matching=matching)
+
+
+@torch.inference_mode()
+def encode_picture(
+    model,
+    processor,
+    picture: Image.Image | None = None,
+    *,
+    regions=None,
+    boxes=None,
+    size: tuple[int, int] | None = None,
+) -> EncodedPicture:
+    """The half of `word_alignment` that does not depend on the sentence; arguments and errors are its own."""
     takes_regions = model.vision_encoder.input_name == "region_features"
     if takes_regions == (regions is None) or (picture is None and not takes_regions):
         wanted = "regions=…, features [K, width]" if takes_regions else "a picture and no regions"
@@ -118,30 +146,36 @@ def word_alignment(
             f"The image encoder is {model.config.vision_config.model_type!r}, which takes {wanted}; got "
             f"{'no picture' if picture is None else 'a picture'} and {'no regions' if regions is None else 'regions'}."
         )
-    head = _head(model, matching)
     picture = None if picture is None else rgb_picture(picture)
-    was_training = model.training
-    model.eval()
-    try:
-        pixels = processor(regions=regions) if takes_regions else processor(images=picture)
+    pixels = processor(regions=regions) if takes_regions else processor(images=picture)
+    with _evaluating(model):
         image = model.get_image_features(**pixels.to(model.device))
-        tokens = processor(text=sentence).to(model.device)
+    count = image.embeds.shape[1]
+    if takes_regions:
+        frame = _region_frame(picture, boxes, size, count)
+    else:
+        shown = tuple(pixels["pixel_values"].shape[-2:])
+        grid = grid_shape(count, shown, image.last_hidden_state)
+        area = tuple(window_of(processor.image_processor, *picture.size).tolist())
+        frame = {"grid": grid, "area": area, "width": picture.width, "height": picture.height}
+    return EncodedPicture(image.rows(0, 1), frame)
+
+
+@torch.inference_mode()
+def align_sentence(
+    model, processor, encoded: EncodedPicture, sentence: str, *, matching: str | None = None
+) -> WordAlignment:
+    """The other half of `word_alignment`, with what `encode_picture` gave; arguments and errors are its own."""
+    head = _head(model, matching)
+    tokens = processor(text=sentence).to(model.device)
+    with _evaluating(model):
         text = model.get_text_features(**tokens)
-        similarity = tiled_similarity(head, image, text).item()
-        columns, plan, marginals = _columns(head, image, text)
-    finally:
-        model.train(was_training)
+        similarity = tiled_similarity(head, encoded.features, text).item()
+        columns, plan, marginals = _columns(head, encoded.features, text)
     valid = text.mask[0, : tokens["input_ids"].shape[1]].cpu()
     words = words_of_tokens(processor.tokenizer, sentence, tokens["input_ids"][0].cpu(), valid)
     if not words:
         raise ValueError(f"The sentence {sentence!r} has no word that the model matches; expected at least one.")
-    if takes_regions:
-        frame = _region_frame(picture, boxes, size, len(columns))
-    else:
-        shown = tuple(pixels["pixel_values"].shape[-2:])
-        grid = grid_shape(len(columns), shown, image.last_hidden_state)
-        area = tuple(window_of(processor.image_processor, *picture.size).tolist())
-        frame = {"grid": grid, "area": area, "width": picture.width, "height": picture.height}
 
     columns = _merged(columns, words)
     total = columns.sum(axis=0)
@@ -163,8 +197,19 @@ def word_alignment(
         plan=plan,
         row_marginals=None if plan is None else marginals[0],
         column_marginals=None if plan is None else marginals[1],
-        **frame,
+        **encoded.frame,
     )
+
+
+@contextlib.contextmanager
+def _evaluating(model):
+    """A model in evaluation mode, and afterwards in the one that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _head(model, matching: str | None) -> nn.Module:
