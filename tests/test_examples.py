@@ -111,6 +111,8 @@ def test_compare_names_the_run_that_failed(compared):
         (["--seed", "7"], "error: --seed cannot be given, since it is set for each run; see --seeds"),
         (["--overwrite-output-dir"], "error: --overwrite-output-dir cannot be given"),
         (["--resume=true"], "error: --resume=true cannot be given"),
+        (["--no_test"], "error: --no_test cannot be given"),
+        (["--max_steps", "3"], "error: The comparison: the base recipe has max_steps, which leaves a run unfinished"),
         (["--seeds", "0", "0"], "error: The comparison: seeds is 0 0; expected each of them once"),
         (["--matching", "ot", "ot"], "error: The comparison: matching is ot ot; expected each of them once"),
         (["--only", "methods"], "error: --only is for the grids of a comparison, and this is a recipe"),
