@@ -228,6 +228,19 @@ def test_prepare_emoji_without_resvg_builds_nothing(tmp_path):
     assert not (tmp_path / "emoji").exists()
 
 
+def test_prepare_emoji_says_why_it_cannot_fetch(tmp_path):
+    (tmp_path / "resvg_py.py").touch()
+    npm = tmp_path / "npm"
+    npm.write_text("#!/bin/sh\necho no such registry >&2\nexit 7\n")
+    npm.chmod(0o755)
+    result = example("prepare_emoji.py", "emoji", cwd=tmp_path, PYTHONPATH=str(tmp_path), PATH=str(tmp_path))
+    assert result.returncode == 1
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: npm pack emojibase-data")
+    assert line.endswith("failed with exit status 7. no such registry")
+    assert "Traceback" not in result.stderr
+
+
 def test_prepare_emoji_keeps_names_that_can_be_checked(tmp_path):
     prepare = runpy.run_path(str(EXAMPLES / "prepare_emoji.py"))
     shortcodes = {
