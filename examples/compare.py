@@ -97,12 +97,17 @@ def read(arguments: Arguments, for_train: list[str]) -> Comparison:
         return read_comparison(arguments.file, arguments.output_dir or f"outputs/{stem}")
     if arguments.only is not None:
         raise ValueError("--only is for the grids of a comparison, and this is a recipe; leave it out.")
-    taken = [each for each in for_train if each.split("=")[0].lstrip("-").replace("-", "_") in OWN_OPTIONS]
+    taken = [each for each in for_train if option(each) in OWN_OPTIONS]
     if taken:
         raise ValueError(f"{' and '.join(taken)} cannot be given, since it is set for each run; see --seeds.")
     matching, seeds = arguments.matching or ["omit", "ot", "mean"], arguments.seeds or [0, 1, 2]
     folder = arguments.output_dir or f"outputs/compare_{stem}"
     return comparison_of(parse_recipe([arguments.file, *for_train]), matching, seeds, folder)
+
+
+def option(argument: str) -> str:
+    """The field that an argument of train.py sets; `--no_test` sets `test`."""
+    return argument.split("=")[0].lstrip("-").replace("-", "_").removeprefix("no_")
 
 
 if __name__ == "__main__":

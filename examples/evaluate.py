@@ -34,6 +34,7 @@ from omit_hf.evaluation.protocols import PROTOCOLS, TASKS, prepare
 from omit_hf.hub import eval_results, with_results
 from omit_hf.training import (
     HelpFormatter,
+    check_output_files,
     data_of_model,
     json_object,
     load_split,
@@ -143,9 +144,7 @@ def check_outputs(arguments) -> None:
         if not arguments.protocol:
             raise ValueError("--card is given without --protocol; expected one, to name the results by.")
         with_results(Path(arguments.card).read_text(encoding="utf-8"), "", [])
-    for file in (arguments.json, arguments.markdown):
-        if file is not None and not Path(file).parent.is_dir():
-            raise FileNotFoundError(f"There is no folder {Path(file).parent} for {Path(file).name}; make it first.")
+    check_output_files(arguments.json, arguments.markdown)
     if arguments.save_similarity is not None:
         check_similarity_file(arguments.save_similarity)
 

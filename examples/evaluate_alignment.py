@@ -19,7 +19,14 @@ from transformers import HfArgumentParser
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.data import load_entities
 from omit_hf.evaluation import alignment_table, evaluate_alignment
-from omit_hf.training import HelpFormatter, data_of_model, json_object, load_split, write_atomically
+from omit_hf.training import (
+    HelpFormatter,
+    check_output_files,
+    data_of_model,
+    json_object,
+    load_split,
+    write_atomically,
+)
 
 
 @dataclass
@@ -41,8 +48,12 @@ def main() -> None:
     parser.add_argument("model", help="Folder or Hub id of an OmitModel.")
     parser.add_argument("--data_options", type=json_object, default={}, help="Options of the data's loader, as JSON.")
     arguments = parser.parse_args()
+    state = PartialState()
+    if not state.is_main_process:  # one is enough, and alone writes the files
+        return
+    check_output_files(arguments.json, arguments.markdown)
 
-    model = OmitModel.from_pretrained(arguments.model).to(PartialState().device)
+    model = OmitModel.from_pretrained(arguments.model).to(state.device)
     processor = OmitProcessor.from_pretrained(arguments.model)
     data, options = data_of_model(arguments.model, arguments.data, arguments.data_options)
     split = load_split(data, options, arguments.split)

@@ -444,4 +444,8 @@ def fetch_minilm(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except subprocess.CalledProcessError as error:  # what pip says is on the screen already
+        said = f". {error.stderr.strip()}" if error.stderr else "."
+        sys.exit(f"error: {' '.join(error.cmd)} failed with exit status {error.returncode}{said}")

@@ -67,7 +67,7 @@ class GeneralizedPooling(nn.Module):
     def forward(self, side: OmitFeatures) -> Tensor:
         """The pooled vector of each item, L2-normalised, [B, D]; zero without a valid fragment."""
         fragments = unnormalized(side)
-        if fragments.shape[1] == 0:
+        if 0 in fragments.shape[:2]:  # which the GRU does not take
             return fragments.sum(dim=1)
         counts = side.mask.sum(dim=1)
         ranked = fragments.masked_fill(~side.mask[..., None], -torch.inf).sort(dim=1, descending=True).values

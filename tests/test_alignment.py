@@ -3,6 +3,7 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import miniatures
 import numpy as np
@@ -401,8 +402,16 @@ def test_the_script_on_scenes(published, script, tmp_path):
     metrics = json.loads((tmp_path / "scores.json").read_text())
     assert out.strip() == alignment_table(metrics) == (tmp_path / "scores.md").read_text().strip()
     assert sorted(each.name for each in tmp_path.iterdir()) == ["scores.json", "scores.md"]
+    code, _ = script(published, "--json", tmp_path / "nowhere" / "scores.json")
+    assert code == f"error: There is no folder {tmp_path / 'nowhere'} for scores.json; make it first."
     code, _ = script(published, "--split", "testing")
     assert code == "error: split is 'testing'; expected one of train, validation, test."
+
+
+def test_one_process_of_several_does_it(published, script, tmp_path, monkeypatch):
+    monkeypatch.setattr("accelerate.PartialState", lambda: SimpleNamespace(is_main_process=False))
+    assert script(published, "--json", tmp_path / "scores.json") == (0, "")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_script_on_flickr30k_entities(published, script, tmp_path):

@@ -1,7 +1,10 @@
 import pytest
 from comparisons import comparison
+from tiny import tiny_recipe
 
+from omit_hf.comparison import Search, comparison_of
 from omit_hf.comparison.plan import slug
+from omit_hf.training import Recipe
 
 
 def labels_of(plan, name):
@@ -58,6 +61,18 @@ def test_overrides_and_settings(tmp_path):
     assert [found[f"{name}_seed0"].num_epochs for name in ("omit", "mean")] == [2, 7]
     assert found["omit_seed0"].num_iterations == 3
     assert found["omit_regularization-0.1_seed0"].num_iterations == 9
+
+
+@pytest.mark.parametrize("name", ["resume", "overwrite_output_dir"])
+def test_every_run_begins_anew_and_is_tested(tmp_path, name):
+    """Whatever the recipe does when it is trained by itself."""
+    recipe = Recipe(**tiny_recipe(**{name: True}, test=False))
+    plan = comparison_of(recipe, ["omit"], [0], tmp_path)
+    [run] = plan.runs(plan.grids[0])
+    assert (run.recipe.resume, run.recipe.overwrite_output_dir, run.recipe.test) == (False, False, True)
+    plan.search = Search({"learning_rate": [0.1]})
+    trial = plan.trial({"matching": "omit"}, {"learning_rate": 0.1})
+    assert (trial.recipe.resume, trial.recipe.overwrite_output_dir, trial.recipe.test) == (False, False, False)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,18 @@ def test_what_is_compared_with_what(tmp_path):
     assert different["mean", 32]["mean"] == pytest.approx(rsum["mean", 32] - rsum["omit", 32])
 
 
+def test_what_omit_does_not_have_counts_as_the_base_recipe_s(tmp_path):
+    """As the margin, which one of the losses alone has."""
+    grids = {"a": {"matching": ["omit", "mean"], "loss": ["infonce", "triplet"], "margin": [0.05, 0.2]}}
+    plan, _ = made(tmp_path, grids=grids, seeds=[0])
+    rows = summary(plan, plan.grids[0])["rows"]
+    rsum = {tuple(row["labels"].values()): row["metrics"]["rsum"]["mean"] for row in rows}
+    different = {tuple(row["labels"].values()): row["difference"] for row in rows}
+    assert different["omit", "infonce"] is None  # the recipe's own
+    assert different["mean", "infonce"]["mean"] == pytest.approx(rsum["mean", "infonce"] - rsum["omit", "infonce"])
+    assert different["omit", "triplet", 0.2] is not None
+
+
 def test_a_field_that_a_row_does_not_have_is_a_dash(tmp_path):
     plan, _ = made(tmp_path, grids={"a": {"matching": ["omit", "mean"], "regularization": [0.02, 0.1]}}, seeds=[0])
     table = markdown(summary(plan, plan.grids[0]))

@@ -3,8 +3,10 @@ import json
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from safetensors.numpy import save_file
 
+from omit_hf.data.schema import DataError
 from omit_hf.evaluation import SplitPairs, ensemble, load_similarity, pairs_metrics, save_similarity
 
 PAIRS = SplitPairs(["a", "b", "c"], [["one", "two"], ["three"], ["four", "fünf"]], source="tiny")
@@ -28,6 +30,23 @@ def test_what_is_saved_comes_back(files):
     assert not list(files[1].parent.glob(".*"))
     (files[1].parent / "other").touch()
     assert files[1].stat().st_mode == (files[1].parent / "other").stat().st_mode
+
+
+def rows(relevant):
+    return Dataset.from_dict({"image_id": ["a", "b"], "captions": [["x", "y"], ["z"]], "relevant_captions": relevant})
+
+
+def test_true_pairs_of_a_split():
+    assert SplitPairs.of(rows([None, None])).relevant is None
+    assert SplitPairs.of(rows([[0, 2], []])).relevant.tolist() == [[True, False, True], [False, False, False]]
+
+
+def test_true_pairs_that_are_none():
+    """None of them may count as a pair, or as all pairs of an image."""
+    with pytest.raises(DataError, match="2 problems:\n  a has None; expected numbers of .* 0 to 2\n  b has -1"):
+        SplitPairs.of(rows([None, [0, -1]]))
+    with pytest.raises(DataError, match="a has 3; expected"):
+        SplitPairs.of(rows([[3], [0]]))
 
 
 def test_all_true_pairs_are_saved_too(tmp_path):

@@ -111,6 +111,8 @@ def test_compare_names_the_run_that_failed(compared):
         (["--seed", "7"], "error: --seed cannot be given, since it is set for each run; see --seeds"),
         (["--overwrite-output-dir"], "error: --overwrite-output-dir cannot be given"),
         (["--resume=true"], "error: --resume=true cannot be given"),
+        (["--no_test"], "error: --no_test cannot be given"),
+        (["--max_steps", "3"], "error: The comparison: the base recipe has max_steps, which leaves a run unfinished"),
         (["--seeds", "0", "0"], "error: The comparison: seeds is 0 0; expected each of them once"),
         (["--matching", "ot", "ot"], "error: The comparison: matching is ot ot; expected each of them once"),
         (["--only", "methods"], "error: --only is for the grids of a comparison, and this is a recipe"),
@@ -224,6 +226,19 @@ def test_prepare_emoji_without_resvg_builds_nothing(tmp_path):
     assert result.returncode == 1
     assert "pip install 'omit-hf[emoji]'" in result.stderr
     assert not (tmp_path / "emoji").exists()
+
+
+def test_prepare_emoji_says_why_it_cannot_fetch(tmp_path):
+    (tmp_path / "resvg_py.py").touch()
+    npm = tmp_path / "npm"
+    npm.write_text("#!/bin/sh\necho no such registry >&2\nexit 7\n")
+    npm.chmod(0o755)
+    result = example("prepare_emoji.py", "emoji", cwd=tmp_path, PYTHONPATH=str(tmp_path), PATH=str(tmp_path))
+    assert result.returncode == 1
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: npm pack emojibase-data")
+    assert line.endswith("failed with exit status 7. no such registry")
+    assert "Traceback" not in result.stderr
 
 
 def test_prepare_emoji_keeps_names_that_can_be_checked(tmp_path):

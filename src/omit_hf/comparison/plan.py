@@ -13,6 +13,7 @@ from omit_hf.hub.card import HEADS, LOSS_FIELDS
 from omit_hf.training import Recipe
 
 RUN_FIELDS = ("seed", "output_dir", "resume", "overwrite_output_dir", "test")  # set for each run
+FRESH = {"resume": False, "overwrite_output_dir": False, "test": True}
 # Of fields that only some heads or losses read: which of them do.
 READ_BY_HEADS = {each for *_, fields in HEADS.values() for each in fields}
 READ_BY_LOSSES = {each for fields in LOSS_FIELDS.values() for each in fields}
@@ -133,14 +134,15 @@ class Comparison:
     def run(self, labels: dict, seed: int, tuned: dict | None = None) -> Run:
         """A run of a combination, with what the search chose for it."""
         name = "_".join([*self.name_of(labels), f"seed{seed}"])
-        values = self.fields_of(labels, tuned or {}, {"seed": seed, "output_dir": str(self.output_dir / name)})
+        own = {**FRESH, "seed": seed, "output_dir": str(self.output_dir / name)}
+        values = self.fields_of(labels, tuned or {}, own)
         return Run(name, Recipe(**values), labels)
 
     def trial(self, group: dict, candidate: dict) -> Run:
         """A run of the search."""
         labels = {**group, **candidate}
         name = "_".join(["search/" + self.name_of(group)[0], *self.name_of(labels)[1:], f"seed{self.search.seed}"])
-        own = {"seed": self.search.seed, "output_dir": str(self.output_dir / name), "test": False}
+        own = {**FRESH, "seed": self.search.seed, "output_dir": str(self.output_dir / name), "test": False}
         return Run(name, Recipe(**self.fields_of(group, candidate, self.search.overrides, own)), labels)
 
     def name_of(self, labels: dict) -> list[str]:

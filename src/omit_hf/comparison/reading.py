@@ -1,5 +1,6 @@
 """Comparisons from files and command lines, with all that is wrong in them."""
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from omit_hf.modeling.configuration_omit import check_fields
 from omit_hf.training import Recipe, read_mapping, read_recipe_file, recipe_types, recipe_value
 
 KEYS = ("recipe", "overrides", "seeds", "settings", "search", "grids")
+UNFINISHED = "max_steps, which leaves a run unfinished; set num_epochs or data_options"
 SEARCH_KEYS = ("candidates", "overrides", "seed", "product", "per")
 # Any recipe's fields, for their defaults; a comparison's own are checked when they are whole.
 DEFAULTS = asdict(Recipe(clip_model="any")) | {"clip_model": None}
@@ -58,6 +60,8 @@ def read_comparison(file: str | Path, output_dir: str | Path) -> Comparison:
     grids = []
     for name, given in _mapping("grids", content.get("grids"), problems).items():
         lists = _lists(f"grid {name}", given, problems)
+        if not re.fullmatch(r"\w[\w.-]*", str(name)):
+            problems.append(f"the name of grid {name} is no file's; expected letters, digits, '_', '-' and '.'")
         grids.append(Grid(str(name), lists, given.get("seeds", seeds) if isinstance(given, dict) else seeds))
     for grid in grids:
         problems += _seeds(f"seeds of grid {grid.name}", grid.seeds)
@@ -120,7 +124,7 @@ def _values(where: str, given, problems: list[str]) -> dict:
         if name in RUN_FIELDS:
             problems.append(f"{where} has {name}, which is set for each run; leave it out")
         if name == "max_steps":
-            problems.append(f"{where} has max_steps, which leaves a run unfinished; set num_epochs or data_options")
+            problems.append(f"{where} has {UNFINISHED}")
     return values
 
 
@@ -206,6 +210,8 @@ def _conflicts(overrides: dict, grids: list[Grid], settings: dict, search: Searc
 def _unfit(comparison: Comparison) -> list[str]:
     """What is wrong with the recipes of single runs, names that two of them share, and search that is not equal."""
     problems, recipes = [], {}
+    if comparison.base["max_steps"] is not None:
+        problems.append(f"the base recipe has {UNFINISHED}")
 
     def see(where: str, make) -> None:
         try:

@@ -56,15 +56,14 @@ def reference(comparison: Comparison, rows: list[dict], row: dict) -> int | None
     """The row that another is compared with: `omit` with the same other fields or, for a row of `omit`, `omit` with
     those of the base recipe. A field that a row does not have counts as the base recipe's."""
     base = comparison.base
-    names = {name for each in rows for name in each["labels"]}
-    own = {name: row["labels"].get(name, base[name]) for name in names}
-    if row["labels"].get("matching", base["matching"]) == REFERENCE:
-        own = {name: base[name] for name in names}
+    names = {"matching", *(name for each in rows for name in each["labels"])}
+
+    def whole(labels: dict) -> dict:
+        return {name: labels.get(name, base[name]) for name in names}
+
+    own = whole({} if whole(row["labels"])["matching"] == REFERENCE else row["labels"])
     wanted = {**own, "matching": REFERENCE}
-    for number, each in enumerate(rows):
-        if each is not row and {"matching": base["matching"], **each["labels"]} == wanted:
-            return number
-    return None
+    return next((n for n, each in enumerate(rows) if each is not row and whole(each["labels"]) == wanted), None)
 
 
 def _figures(runs: dict) -> dict:

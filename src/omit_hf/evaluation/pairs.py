@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from datasets import Dataset
 
+from omit_hf.data.schema import DataError
+
 
 @dataclass(frozen=True)
 class SplitPairs:
@@ -36,13 +38,26 @@ class SplitPairs:
 
     @classmethod
     def of(cls, rows: Dataset, split: str = "test", source: str = "") -> "SplitPairs":
-        """Those of a split in the schema of `omit_hf.data`."""
+        """Those of a split in the schema of `omit_hf.data`.
+
+        Raises:
+            DataError: with every image whose `relevant_captions` are null where those of others are not, or name a
+                caption that is not there.
+        """
         pairs = cls(list(rows["image_id"]), list(rows["captions"]), split=split, source=source)
-        if "relevant_captions" not in rows.column_names or rows[0]["relevant_captions"] is None:
+        listed = list(rows["relevant_captions"]) if "relevant_captions" in rows.column_names else []
+        if all(captions is None for captions in listed):
             return pairs
-        relevant = np.zeros(pairs.shape, dtype=bool)
-        for image, captions in enumerate(rows["relevant_captions"]):
-            relevant[image, captions] = True
+        relevant, problems = np.zeros(pairs.shape, dtype=bool), []
+        for image, captions in enumerate(listed):
+            wrong = [None] if captions is None else [each for each in captions if not 0 <= each < pairs.shape[1]]
+            if wrong:
+                wanted = f"numbers of captions from 0 to {pairs.shape[1] - 1}"
+                problems.append(f"{pairs.image_ids[image]} has {wrong[0]}; expected {wanted}")
+            else:
+                relevant[image, captions] = True
+        if problems:
+            raise DataError("The column relevant_captions", problems)
         return replace(pairs, relevant=relevant)
 
     @property

@@ -1,6 +1,6 @@
 """From a recipe to a trained model."""
 
-from omit_hf.training.checkpoints import recipe_changes, write_atomically
+from omit_hf.training.checkpoints import check_output_files, recipe_changes, write_atomically
 from omit_hf.training.loop import train, usable_cores, use_cpu_threads
 from omit_hf.training.recipe import (
     HelpFormatter,
@@ -19,6 +19,7 @@ from omit_hf.training.recipe import (
 __all__ = [
     "HelpFormatter",
     "Recipe",
+    "check_output_files",
     "json_object",
     "data_of_model",
     "load_split",

@@ -277,6 +277,13 @@ class TrainingLog:
         self.lines.clear()
 
 
+def check_output_files(*files: str | Path | None) -> None:
+    """Raise a FileNotFoundError for a file, of those that are to be written, whose folder is not there."""
+    for file in map(Path, filter(None, files)):
+        if not file.parent.is_dir():
+            raise FileNotFoundError(f"There is no folder {file.parent} for {file.name}; make it first.")
+
+
 def write_atomically(file: Path, text: str) -> None:
     partial = file.with_name(f".{file.name}.partial")
     partial.write_text(text, encoding="utf-8")
