@@ -349,8 +349,8 @@ footer { display: none !important; }
   color: var(--body-text-color-subdued); }
 .sentence output { font-variant-numeric: tabular-nums; font-weight: 600; color: var(--body-text-color); }
 .words { display: flex; flex-wrap: wrap; gap: 6px; margin: 8px 0 10px; }
-button.word { display: grid; grid-template-columns: minmax(0, auto) auto; column-gap: 8px; align-items: baseline; cursor: pointer;
-  align-content: center; min-height: 44px; max-width: 100%; padding: 5px 10px; border-radius: 8px;
+button.word { display: grid; grid-template-columns: minmax(0, auto) auto; column-gap: 8px; align-items: baseline;
+  align-content: center; cursor: pointer; min-height: 44px; max-width: 100%; padding: 5px 10px; border-radius: 8px;
   border: 1px solid var(--border-color-primary); background: var(--background-fill-primary); text-align: left; }
 button.word .name { min-width: 0; font-size: 15px; font-weight: 500; overflow-wrap: anywhere; }
 button.word .share { font-size: 12px; font-weight: 400; color: var(--body-text-color-subdued); text-align: right;

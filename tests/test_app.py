@@ -518,9 +518,9 @@ def test_pictures_of_the_page(request, app, chromium, blocks, tmp_path):
         word = page.all("section:first-of-type .word")[1 if name == "desktop" else 6]
         if word.get_dom_attribute("aria-pressed") == "false":
             word.click()
-        page.script("document.activeElement.blur(); arguments[0].scrollIntoView({block: 'end'})", word)
-        if name == "desktop":
-            page.script("scrollTo(0, 0)")
+        page.script("document.activeElement.blur(); scrollTo(0, 0)")
+        if name == "phone":
+            page.script("scrollTo(0, document.querySelector('#stage').getBoundingClientRect().top)")
         page.until(lambda: page.script("return document.getAnimations().every(each => each.playState === 'finished')"))
         assert page.driver.save_screenshot(str(folder / f"app_{name}.png"))
         picture = Image.open(folder / f"app_{name}.png").convert("L")
