@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from miniatures import save_clip, text_tokenizer
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
@@ -28,8 +29,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 from tiny import REGIONS, TEXT, tiny_config, tiny_recipe
+from transformers import CLIPImageProcessor
 
-from omit_hf import OmitModel
+from omit_hf import OmitModel, OmitProcessor
 from omit_hf.training.recipe import Recipe, write_recipe_file
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "app.py"
@@ -202,6 +204,22 @@ def test_cells_cover_what_the_model_sees(app, demo):
     assert sum(width * height for _, _, width, height in cells) == pytest.approx(64 * 32)
     assert html.all("svg")[0]["viewbox"] == "0 0 64 32"
     assert html.all("image")[0]["href"].startswith("data:image/png;base64,")
+
+
+def test_a_processor_that_crops_sees_the_middle(app, tmp_path):
+    OmitModel.from_clip(save_clip("clip", tmp_path / "clip")).save_pretrained(tmp_path / "omit")
+    pictures = CLIPImageProcessor.from_pretrained(tmp_path / "clip")
+    OmitProcessor(pictures, text_tokenizer("clip_text_model")).save_pretrained(tmp_path / "omit")
+    demo = app.Demo(str(tmp_path / "omit"))
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (600, 900, 3), dtype=np.uint8))
+    html = Elements(app.stage(demo.show(picture)))
+    cells = np.array([[float(cell[side]) for side in ("x", "y", "width", "height")] for cell in html.all("rect")])
+    np.testing.assert_allclose(cells[[0, -1], :2], [[150, 0], [600, 450]], atol=1)
+    np.testing.assert_allclose(cells[:, 2:], 150, atol=1)
+    numbers = [float(each) for each in re.findall(r"[\d.]+", html.all("path", "class")[0]["d"])]
+    np.testing.assert_allclose(numbers, [0, 0, 900, 600, 0, 150, 0, 750, 600, 150], atol=1)
+    words = drawn(app, demo, picture, "red a").all("button", "data-matched")
+    assert [word["aria-label"].split(",")[0] for word in words] == ["red", "a"]
 
 
 def test_large_pictures_have_no_more_cells_than_a_page_bears(app, demo):
