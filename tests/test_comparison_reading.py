@@ -106,6 +106,10 @@ def test_the_recipe_is_found_from_the_file(tmp_path, monkeypatch):
             "per of search has 'loss'; expected fields",
         ),
         (
+            {"search": {"candidates": {"learning_rate": [1]}, "per": []}},
+            "per of search lacks 'matching', so one method would be tuned for all",
+        ),
+        (
             {"search": {"candidates": {"learning_rate": [1]}, "overrides": {"learning_rate": 1}}},
             "learning_rate is among both the candidates and the overrides of search",
         ),

@@ -5,9 +5,10 @@ from pathlib import Path
 import psutil
 import pytest
 from comparisons import QuickRunner, comparison, launches, rows_of
+from filelock import FileLock
 
 from omit_hf.comparison import Runner, check_folders
-from omit_hf.comparison.running import metrics_of
+from omit_hf.comparison.running import LOCK_FILE, metrics_of
 from omit_hf.training import usable_cores
 
 BOTH = {"methods": {"matching": ["omit", "mean"], "seeds": [0, 1]}}
@@ -68,6 +69,17 @@ def test_a_failing_run_stops_no_other(tmp_path):
     again = QuickRunner(tmp_path / "runs")
     again.run(runs, "Runs")  # but of another
     assert len(launches(tmp_path)) == 6
+
+
+def test_two_commands_in_one_folder(tmp_path):
+    """They would train the same run at once, and each lose the other's rows."""
+    runs = runs_of(comparison(tmp_path, grids=BOTH))
+    (tmp_path / "runs").mkdir()
+    with FileLock(tmp_path / "runs" / LOCK_FILE), pytest.raises(BlockingIOError, match="Another comparison is running"):
+        QuickRunner(tmp_path / "runs").run(runs, "Runs")
+    assert launches(tmp_path) == []
+    QuickRunner(tmp_path / "runs").run(runs, "Runs")
+    assert len(launches(tmp_path)) == 4
 
 
 def test_a_run_that_leaves_no_metrics_has_failed(tmp_path):

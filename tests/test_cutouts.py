@@ -98,6 +98,8 @@ def test_all_problems_are_listed(tmp_path):
         entry(file="b.png", names="b"),
         entry(file="b.png", concept=""),
         entry(file="b.png", style=3),
+        entry(file="b\0.png"),
+        entry(file=400 * "b"),
     )
     with pytest.raises(DataError) as caught:
         read_cutouts(folder)
@@ -117,6 +119,8 @@ def test_all_problems_are_listed(tmp_path):
         "line 14: names is 'b'; expected a list",
         "line 15: concept is ''; expected a text that is not empty",
         "line 16: style is 3; expected a text that is not empty",
+        r"line 17: file is 'b\x00.png', which is no path: ",
+        "line 18: file is 'bbbbb",
     ]
     assert len(caught.value.problems) == len(expected)
     for problem, start in zip(caught.value.problems, expected, strict=True):

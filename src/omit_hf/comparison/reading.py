@@ -197,6 +197,8 @@ def _conflicts(overrides: dict, grids: list[Grid], settings: dict, search: Searc
         problems += [f"{name} is among both the candidates and the overrides of search" for name in both]
         unknown = [name for name in search.per if name not in varied | {"matching"}]
         problems += [f"per of search has {name!r}; expected fields that a grid varies" for name in unknown]
+        if "matching" in varied and "matching" not in search.per:
+            problems.append("per of search lacks 'matching', so one method would be tuned for all; put it in")
     for name, by_value in settings.items():
         known = {str(value) for grid in grids for value in grid.fields.get(name, ())}
         problems += [

@@ -8,6 +8,7 @@ from pathlib import Path
 from subprocess import DEVNULL, STDOUT, Popen
 
 import psutil
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from omit_hf.comparison.plan import Run
@@ -15,6 +16,7 @@ from omit_hf.training import Recipe, read_recipe_file, recipe_changes, usable_co
 from omit_hf.training.checkpoints import METRICS_FILE, RECIPE_FILE, write_atomically
 
 ROWS_FILE = "runs.jsonl"
+LOCK_FILE = ".lock"
 COSTS = ("trained_parameters", "training_seconds", "scoring_seconds", "scored_pairs", "peak_memory", "best_epoch")
 
 
@@ -65,7 +67,22 @@ class Runner:
         self.stopped = False
 
     def run(self, runs: list[Run], title: str) -> None:
-        """Run those that are not finished; one that fails stops no other, and is in `failed` afterwards."""
+        """Run those that are not finished; one that fails stops no other, and is in `failed` afterwards.
+
+        Raises:
+            BlockingIOError: if another command runs some in this folder, where the two would write the same files.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / LOCK_FILE, timeout=0):
+                self.run_alone(runs, title)
+        except Timeout:
+            raise BlockingIOError(
+                f"Another comparison is running in {self.folder}; wait for it, or choose another --output_dir."
+            ) from None
+
+    def run_alone(self, runs: list[Run], title: str) -> None:
+        """What `run` does, once no other command does it in this folder."""
         runs = list({run.name: run for run in runs}.values())
         waiting = [run for run in runs if metrics_of(run) is None and run.name not in self.failed]
         self.record([run for run in runs if run not in waiting])
@@ -132,7 +149,6 @@ class Runner:
     def record(self, runs: list[Run]) -> None:
         """Put a row for each of these runs into `runs.jsonl`, in the place of an older one."""
         file = self.folder / ROWS_FILE
-        self.folder.mkdir(parents=True, exist_ok=True)
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         rows = {row["run"]: row for row in map(json.loads, lines)} | {run.name: self.row(run) for run in runs}
         write_atomically(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()))

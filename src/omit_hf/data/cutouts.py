@@ -66,12 +66,17 @@ def read_cutouts(folder: str | Path) -> Cutouts:
         except ValueError as error:
             problems.append(f"{where}: {error}")
             continue
-        path = (root / file).resolve()
+        try:
+            path = (root / file).resolve()
+            is_there = path.is_file()
+        except (OSError, ValueError) as error:  # too long, or with a null
+            problems.append(f"{where}: file is {file!r:.40}, which is no path: {error!s:.40}")
+            continue
         if path in seen:
             problems.append(f"{where}: {file} is there already, in {seen[path]}")
         elif not path.is_relative_to(root):
             problems.append(f"{where}: {file} lies outside the folder")
-        elif not path.is_file():
+        elif not is_there:
             problems.append(f"{where}: {file} is missing")
         else:
             try:
