@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .features_omit import OmitFeatures
+from .packed_omit import packed_late_interaction
 from .sinkhorn_omit import LOG_ZERO, at_least_float32
+from .transport_omit import check_product
 
 CHAN_TEMPERATURE = 0.1
 SCAN_SHARPNESS = 9  # factor on what the attention's softmax is taken of
@@ -25,18 +27,29 @@ class MaxSimMatching(nn.Module):
     """
 
     aligns = True
+    temperature = None
 
     def __init__(self, config):
         super().__init__()
+        self.backend = config.backend
 
-    def forward(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
+    def forward(self, image: OmitFeatures, text: OmitFeatures, product: str = "float32") -> Tensor:
+        if product != "float32":
+            check_product(product, self.backend, (image.embeds, text.embeds))
         with torch.autocast(image.embeds.device.type, enabled=False):
+            if self.packed(image):
+                sides = (image.embeds, image.mask, text.embeds, text.mask)
+                return packed_late_interaction(*sides, temperature=self.temperature, product=product)
             words = at_least_float32(text.embeds)[text.mask]  # of all captions one after the other, [N, D]
             similarity = at_least_float32(image.embeds) @ words.T  # [B_i, K, N]
             best = similarity.masked_fill(~image.mask[..., None], LOG_ZERO).amax(dim=1)
             caption = text.mask.nonzero()[:, 0]
             score = self.over_words(best.masked_fill(~image.mask.any(dim=1, keepdim=True), 0), caption, len(text.mask))
             return score.masked_fill(~(image.mask.any(dim=1)[:, None] & text.mask.any(dim=1)), 0)
+
+    def packed(self, image: OmitFeatures) -> bool:
+        """Whether the CPU backend scores, tile by tile; otherwise plain torch does, on any device."""
+        return image.embeds.device.type == "cpu" and self.backend in ("auto", "cpu")
 
     def over_words(self, best: Tensor, caption: Tensor, captions: int) -> Tensor:
         """Pool the words' best similarities, [B_i, N], by the caption that each word is of, into [B_i, B_t]."""
@@ -55,6 +68,8 @@ class MaxSimMatching(nn.Module):
             return torch.zeros_like(similarity).scatter(2, best.indices, weights[:, :, None])
 
     def elements_per_pair(self, image: OmitFeatures, text: OmitFeatures) -> int:
+        if self.packed(image):
+            return 1
         return 2 * image.embeds.shape[1] * text.embeds.shape[1]
 
 
@@ -67,12 +82,14 @@ class ChanMatching(MaxSimMatching):
     share in the gradient of the score, softmax_l(max_k ⟨v_k, t_l⟩ / τ), to its best region.
     """
 
+    temperature = CHAN_TEMPERATURE
+
     def over_words(self, best: Tensor, caption: Tensor, captions: int) -> Tensor:
-        total = best.new_zeros(len(best), captions).index_add(1, caption, (best / CHAN_TEMPERATURE).exp())
-        return CHAN_TEMPERATURE * total.clamp_min(torch.finfo(total.dtype).tiny).log()
+        total = best.new_zeros(len(best), captions).index_add(1, caption, (best / self.temperature).exp())
+        return self.temperature * total.clamp_min(torch.finfo(total.dtype).tiny).log()
 
     def word_weights(self, best: Tensor, mask: Tensor) -> Tensor:
-        return (best / CHAN_TEMPERATURE).masked_fill(~mask, LOG_ZERO).softmax(dim=-1) * mask
+        return (best / self.temperature).masked_fill(~mask, LOG_ZERO).softmax(dim=-1) * mask
 
 
 class ScanMatching(nn.Module):

@@ -111,7 +111,8 @@ class OmitConfig(PreTrainedConfig):
             normalisation, or by softmax of its similarity to the global feature of its own side (`self_global`) or
             of the other side (`cross_global`).
         backend: what computes the transport (`omit`, `ot`): `auto`, the fastest that can serve the inputs on their
-            device, or by name `reference`, `cpu` or `triton`; see `partial_sinkhorn_similarity`.
+            device, or by name `reference`, `cpu` or `triton`; see `partial_sinkhorn_similarity`. Late interaction
+            (`maxsim`, `chan`) goes tile by tile on a CPU with `auto` and `cpu`, and in plain torch otherwise.
         loss: `triplet` (hinge over hardest negatives) or `infonce` (symmetric cross-entropy).
         margin: α of the triplet loss, in units of the similarity.
         logit_scale_init_value: logarithm of the factor from similarity to logits; learned with `infonce`, kept

@@ -48,7 +48,7 @@ def tiled_similarity(
         head: one of `MATCHING`.
         image, text: features of B_i images and B_t captions.
         memory_budget: bytes for the intermediate results of a tile; one pair at least is scored at a time.
-        product: type of the product of a head that transports; see `transport_similarity`.
+        product: type of the product of a head that transports or of late interaction; see `transport_similarity`.
 
     Returns:
         [B_i, B_t].
@@ -56,9 +56,10 @@ def tiled_similarity(
     pairs = max(1, memory_budget // (4 * max(1, head.elements_per_pair(image, text))))
     num_images, num_texts = len(image.embeds), len(text.embeds)
     if product != "float32":
-        if not isinstance(head, OTMatching):
+        if not isinstance(head, (OTMatching, MaxSimMatching)):
             raise ValueError(
-                f"product is {product!r}, which heads that transport take; {type(head).__name__} does not."
+                f"product is {product!r}, which heads that transport and late interaction take; "
+                f"{type(head).__name__} does not."
             )
         head = functools.partial(head, product=product)
     if num_images * num_texts <= pairs:

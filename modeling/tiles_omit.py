@@ -1,13 +1,8 @@
-"""Tiles of pairs, and the transport of one tile: the engine of the CPU backend.
+"""Tiles of pairs, and the similarity of a tile: what every score of the CPU backend shares.
 
 Rows without mass are left out, and captions with the same number of words are packed together, so that there is no work
 on padding. A tile stays in the cache; it is laid out as [captions, words, regions, images], so that one matrix product
-makes it and every sum that follows runs over an outer dimension, with the images side by side in a vector. The
-exponential is taken once; the iterations change two vectors, a and b, and never the plan diag(a)·E·diag(b).
-
-E = exp(S/λ) is taken without subtracting a maximum, so it must fit the floating-point range. Unit vectors at λ ≥ 1/60
-fit float32, at λ ≥ 1/320 float64. Should a sum come close to where float32 ends all the same, its tile is done again in
-float64.
+makes it and every sum or maximum that follows runs over an outer dimension, with the images side by side in a vector.
 """
 
 import functools
@@ -20,9 +15,6 @@ from torch import Tensor
 TILE_ENTRIES = 2**18  # of S; a megabyte, of which a few fit the cache of a core
 IMAGES_PER_TILE = 32
 PAIRS_ENTRIES = 2**21  # of the rows gathered for a tile of single pairs
-MAX_EXPONENT = {torch.float32: 60, torch.float64: 320}  # of |S/λ|
-# Sums within these bounds have lost nothing to underflow that matters, and nothing to overflow.
-SUM_RANGE = {torch.float32: (2.0**-100, 2.0**120), torch.float64: (2.0**-1000, 2.0**1000)}
 
 
 class Side:
@@ -85,28 +77,17 @@ class Tile(NamedTuple):
         return self.images[:, 0], self.captions[:, 0]
 
 
-class Solution(NamedTuple):
-    """What the iterations made of a tile, of which S/λ and E = exp(S/λ) lie in memory that the next tile takes over.
+class PackedProblem:
+    """The rows of both sides, packed; their tiles, and the similarity of a tile.
+
+    A score derives from it: `score` makes of a tile one number a pair, `gradient` what reaches the similarity.
 
     Args:
-        similarity, kernel: S/λ and E, [T, C, R, I].
-        room: scratch of the same shape; E·a of the last iteration.
-        a: a_1 … a_n, [T, R, I] each.
-        b: b_0 … b_n, [T, C, I] each; b_0 is 1 where there is mass.
-        row_sums, column_sums: E b and Eᵀ a of each iteration.
+        image_rows, image_mass, text_rows, text_mass, product: as in `transport_similarity`. Of the mass it only matters
+            here which rows have some.
+        factor: what the cosines are multiplied with.
+        first: how many rows in front are dustbins.
     """
-
-    similarity: Tensor
-    kernel: Tensor
-    room: Tensor
-    a: list[Tensor]
-    b: list[Tensor]
-    row_sums: list[Tensor]
-    column_sums: list[Tensor]
-
-
-class PackedProblem:
-    """The arguments, packed; their tiles, and the transport of a tile."""
 
     def __init__(
         self,
@@ -114,28 +95,36 @@ class PackedProblem:
         image_mass: Tensor,
         text_rows: Tensor,
         text_mass: Tensor,
-        regularization: float,
-        num_iterations: int,
-        dustbins: bool,
+        *,
+        factor: float = 1.0,
+        first: int = 0,
         product: str = "float32",
     ):
-        self.first = int(dustbins)
-        self.images = Side(image_rows, (image_mass > 0).any(1), self.first)
-        self.captions = Side(text_rows, (text_mass > 0).any(0), self.first)
+        self.first = first
+        self.images = Side(image_rows, (image_mass > 0).any(1), first)
+        self.captions = Side(text_rows, (text_mass > 0).any(0), first)
         self.image_mass, self.text_mass = image_mass, text_mass
-        self.regularization, self.num_iterations = regularization, num_iterations
-        self.fragments = (slice(None), slice(self.first, None), slice(self.first, None))  # of a tile: no dustbins
+        self.fragments = (slice(None), slice(first, None), slice(first, None))  # of a tile: no dustbins
         self.dtype = torch.float32
         for tensor in (image_rows, image_mass, text_rows, text_mass):
             self.dtype = torch.promote_types(self.dtype, tensor.dtype)
-        self.fits = largest_exponent(image_rows, text_rows, regularization) <= MAX_EXPONENT[self.dtype]
         self.memory: dict[tuple, Tensor] = {}
-        self.product = product
+        self.product, self.factor = product, factor
         if product == "int8":  # one scale a side, so that a number is all that the product must be multiplied with
             self.scales = [127 / rows.abs().amax().clamp_min(1e-9).item() for rows in (image_rows, text_rows)]
-            self.factor = 1 / (regularization * self.scales[0] * self.scales[1])
-        else:
-            self.factor = 1 / regularization
+            self.factor /= self.scales[0] * self.scales[1]
+
+    def score(self, tile: Tile) -> Tensor:
+        """The score of each of a tile's pairs, [T, I]."""
+        raise NotImplementedError
+
+    def gradient(self, tile: Tile, incoming: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What reaches S, [T, C, R, I], and the masses μ, [T, R, I], and ν, [T, C, I], of a score that has them.
+
+        Args:
+            incoming: of each of the tile's pairs, [T, I].
+        """
+        raise NotImplementedError
 
     @functools.cached_property
     def packed(self) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -186,7 +175,7 @@ class PackedProblem:
                 )
 
     def cosines(self, tile: Tile) -> Tensor:
-        """S/λ, [T, C, R, I]; 1/λ multiplies the product, since folded into an operand it would cost accuracy."""
+        """S times the factor, [T, C, R, I]; folded into an operand, a factor would cost accuracy."""
         similarity = self.room("similarity", tile, self.dtype)
         if tile.text.ndim == 3:
             out = similarity.squeeze(-1)
@@ -199,58 +188,11 @@ class PackedProblem:
             similarity.copy_(product(tile.text, tile.image.T).view_as(similarity)).mul_(self.factor)
         return similarity
 
-    def late_interaction(self, tile: Tile) -> Tensor:
-        """Σ_l ν_l max(0, max_k S_kl) over the fragments of each of a tile's pairs, [T, I]."""
-        mu, nu = self.mass(tile)
-        best = self.cosines(tile).masked_fill_((mu == 0)[:, None], 0)[self.fragments].amax(2).clamp_min(0)
-        return (best * nu[:, self.first :]).sum(1) * self.regularization
-
     def mass(self, tile: Tile) -> tuple[Tensor, Tensor]:
         """μ, [1 or T, R, I], and ν, [T, C, 1 or I]."""
         mu = self.image_mass[tile.images, tile.captions if self.image_mass.shape[1] > 1 else 0, tile.regions]
         nu = self.text_mass[tile.images if self.text_mass.shape[0] > 1 else 0, tile.captions, tile.words]
         return mu, nu
-
-    def solve(self, tile: Tile) -> Solution:
-        """The n Sinkhorn iterations of a tile."""
-        mu, nu = self.mass(tile)
-        similarity = self.cosines(tile)
-        solution = self.iterate(tile, similarity, mu, nu, self.dtype) if self.fits else None
-        if solution is None:
-            solution = self.iterate(tile, similarity.double(), mu, nu, torch.float64)
-        if solution is None:
-            raise FloatingPointError("A sum of the transport left the range of float64; use backend='reference'.")
-        return solution
-
-    def iterate(self, tile: Tile, similarity: Tensor, mu: Tensor, nu: Tensor, dtype: torch.dtype) -> Solution | None:
-        """The same in one floating-point type; None if a sum is out of its range."""
-        mu, nu = mu.to(dtype), nu.to(dtype)
-        kernel = torch.exp(similarity, out=self.room("kernel", tile, dtype))
-        room = self.room("room", tile, dtype)
-        solution = Solution(similarity, kernel, room, [], [(nu > 0).to(dtype)], [], [])
-        smallest, largest = SUM_RANGE[dtype]
-        everywhere = bool((nu > 0).all())
-        for done in range(self.num_iterations):
-            # rows to μ: a = μ / E b
-            b = solution.b[-1][:, :, None]
-            row_sums = (kernel if done == 0 and everywhere else torch.mul(kernel, b, out=room)).sum(1)
-            solution.a.append(mu / row_sums)
-            # columns to ν: b = ν / Eᵀ a
-            column_sums = torch.mul(kernel, solution.a[-1][:, None], out=room).sum(2)
-            solution.b.append(nu / column_sums)
-            for sums, made in ((row_sums, solution.row_sums), (column_sums, solution.column_sums)):
-                made.append(sums)
-                low, high = sums.aminmax()
-                if not smallest <= low.item() <= high.item() <= largest:
-                    return None
-        return solution
-
-    def score(self, tile: Tile) -> Tensor:
-        """Σ P S over the fragments of each of a tile's pairs, [T, I]."""
-        solution = self.solve(tile)
-        products = solution.room[self.fragments].mul_(solution.similarity[self.fragments])
-        scores = (products.sum(2) * solution.b[-1][:, self.first :]).sum(1)
-        return (scores * self.regularization).to(self.dtype)
 
     def room(self, name: str, tile: Tile, dtype: torch.dtype) -> Tensor:
         """Memory of a tile's shape, the same for every tile: fresh pages would cost as much as the arithmetic."""
@@ -258,14 +200,3 @@ class PackedProblem:
         if self.memory.get((name, dtype), torch.empty(0)).numel() < size:
             self.memory[name, dtype] = torch.empty(size, dtype=dtype, device=tile.text.device)
         return self.memory[name, dtype][:size].view(len(tile.captions), tile.words.shape[1], *tile.regions.shape[1:])
-
-
-def largest_exponent(image_rows: Tensor, text_rows: Tensor, regularization: float) -> float:
-    """A bound on |S/λ|."""
-    largest = [
-        torch.linalg.vector_norm(rows.detach(), dim=-1, dtype=torch.promote_types(rows.dtype, torch.float32)).max()
-        if rows.numel()
-        else torch.zeros(())
-        for rows in (image_rows, text_rows)
-    ]
-    return float(largest[0] * largest[1] / regularization)

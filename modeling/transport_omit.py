@@ -81,7 +81,7 @@ def transport_similarity(
     arguments = (image_rows, image_mass, text_rows, text_mass)
     options = {"regularization": regularization, "num_iterations": num_iterations, "dustbins": dustbins}
     if product != "float32":
-        _check_product(product, backend, arguments)
+        check_product(product, backend, arguments)
         backend, options["product"] = "cpu", product
     with torch.autocast(image_rows.device.type, enabled=False):
         chosen = chosen_backend(backend, arguments, options)
@@ -148,7 +148,8 @@ def chosen_backend(name: str, arguments: tuple[Tensor, Tensor, Tensor, Tensor], 
     return name
 
 
-def _check_product(product: str, backend: str, arguments: tuple) -> None:
+def check_product(product: str, backend: str, arguments: tuple) -> None:
+    """Raise `ValueError` where a reduced product is none, not for this backend or device, or would need a gradient."""
     if product not in REDUCED_PRODUCTS:
         known = ", ".join(map(repr, ["float32", *REDUCED_PRODUCTS]))
         raise ValueError(f"product is {product!r}; expected one of {known}.")

@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 from oracles import softmax
 from samples import features, head_of, item
 
+from omit_hf.modeling import OmitFeatures, tiles_omit
+from omit_hf.modeling.matching_omit import tiled_similarity
+
 
 def best_regions(image, text) -> list[float]:
     return [max(float(v @ t) for v in image["embeds"]) for t in text["embeds"]]
@@ -43,7 +46,11 @@ ORACLES = {
 }
 
 
-@pytest.mark.parametrize("name", ORACLES)
+LATE_INTERACTION = ["maxsim", "chan"]
+BACKENDS = [*[(name, "auto") for name in ORACLES], *[(name, "reference") for name in LATE_INTERACTION]]
+
+
+@pytest.mark.parametrize(("name", "backend"), BACKENDS)
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
@@ -51,18 +58,18 @@ ORACLES = {
     text_counts=st.lists(st.integers(0, 5), min_size=1, max_size=3),
     padding=st.integers(1, 3),
 )
-def test_score_is_that_of_a_double_loop(name, seed, image_counts, text_counts, padding):
+def test_score_is_that_of_a_double_loop(name, backend, seed, image_counts, text_counts, padding):
     image, text = features(seed, image_counts, padding), features(seed + 1, text_counts, padding)
-    similarity = head_of(name)(image, text)
+    similarity = head_of(name, backend=backend)(image, text)
     for i, regions in enumerate(image_counts):
         for t, words in enumerate(text_counts):
             expected = ORACLES[name](item(image, i), item(text, t)) if regions and words else 0
             assert similarity[i, t].item() == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", ORACLES)
-def test_gradients(name):
-    head, image, text = head_of(name), features(1, [3, 2], 1), features(2, [2, 1], 1)
+@pytest.mark.parametrize(("name", "backend"), BACKENDS)
+def test_gradients(name, backend):
+    head, image, text = head_of(name, backend=backend), features(1, [3, 2], 1), features(2, [2, 1], 1)
 
     def score(image_embeds, text_embeds):
         image.embeds, text.embeds = (
@@ -75,7 +82,43 @@ def test_gradients(name):
     assert torch.autograd.gradcheck(score, inputs)
 
 
-@pytest.mark.parametrize("name", ["maxsim", "chan"])
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("name", LATE_INTERACTION)
+def test_tiles_of_the_cpu_are_the_reference(name, sparse, monkeypatch):
+    """With tiles that all end unevenly, a region that stands twice, and few pairs or all with a gradient."""
+    monkeypatch.setattr(tiles_omit, "IMAGES_PER_TILE", 3)
+    monkeypatch.setattr(tiles_omit, "TILE_ENTRIES", 150)
+    monkeypatch.setattr(tiles_omit, "PAIRS_ENTRIES", 700)
+    image, text = features(1, [5, 3, 5, 4, 0, 2, 5], 1), features(2, [4, 4, 4, 1, 7, 4, 4, 0, 4, 6, 6], 1)
+    image.mask[0, :2] = True
+    image.embeds[0, 1] = image.embeds[0, 0] = text.embeds[4, 0]
+    weights = torch.randn(7, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    if sparse:
+        weights[torch.rand(7, 11, generator=torch.Generator().manual_seed(1)) < 0.9] = 0
+    found = []
+    for backend in ("cpu", "reference"):
+        sides = [side.embeds.detach().clone().requires_grad_() for side in (image, text)]
+        score = head_of(name, backend=backend)(
+            *(OmitFeatures(embeds=rows, mask=side.mask) for rows, side in zip(sides, (image, text), strict=True))
+        )
+        found.append((score.detach(), *torch.autograd.grad((score * weights).sum(), sides)))
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("name", LATE_INTERACTION)
+def test_a_reduced_product_is_close(name):
+    image, text = features(1, [6, 4, 5], dtype=torch.float32), features(2, [5, 3, 2, 7], dtype=torch.float32)
+    expected = tiled_similarity(head_of(name).float(), image, text)
+    for product, bound in (("bfloat16", 4e-3), ("int8", 1e-2)):
+        score = tiled_similarity(head_of(name).float(), image, text, product=product)
+        assert 0 < (score - expected).abs().max() < bound
+    with pytest.raises(ValueError, match="product 'int8' is for backend 'cpu' on a CPU; this is backend 'reference'"):
+        tiled_similarity(head_of(name, backend="reference"), image, text, product="int8")
+    with pytest.raises(ValueError, match="product is 'int8', which heads that transport and late interaction take"):
+        tiled_similarity(head_of("mean"), image, text, product="int8")
+
+
+@pytest.mark.parametrize("name", LATE_INTERACTION)
 def test_alignment_is_the_gradient_of_the_score_by_the_similarities(name):
     """Which is what it means that a pair of fragments has a share of the score."""
     image, text = features(1, [4]), features(2, [3])

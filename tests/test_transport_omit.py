@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from omit_hf import sinkhorn
 from omit_hf.modeling import tiles_omit
+from omit_hf.modeling.tile_transport_omit import PackedTransport
 from omit_hf.modeling.transport_omit import BACKENDS, chosen_backend, row_similarity, transport_similarity
 
 EPSILON = {torch.float64: 1e-11, torch.float32: 2e-6}
@@ -113,9 +114,9 @@ def test_a_tile_that_leaves_float32_is_done_in_float64(monkeypatch):
     text_rows = torch.tensor([[[1.0, 0, 0], [-1, 0, 0], [0.6, 0.8, 0]]], dtype=torch.float64)
     mass = torch.full((1, 1, 3), 1 / 3, dtype=torch.float64)
     types = []
-    iterate = tiles_omit.PackedProblem.iterate
+    iterate = PackedTransport.iterate
     monkeypatch.setattr(
-        tiles_omit.PackedProblem, "iterate", lambda *arguments: types.append(arguments[-1]) or iterate(*arguments)
+        PackedTransport, "iterate", lambda *arguments: types.append(arguments[-1]) or iterate(*arguments)
     )
     options = {"regularization": 1 / 55, "num_iterations": 5, "dustbins": False}
     assert_parity("cpu", (image_rows, mass, text_rows, mass), torch.float32, torch.ones(1, 1), **options)

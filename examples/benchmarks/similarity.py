@@ -29,6 +29,7 @@ from omit_hf import OmitModel, OmitProcessor
 from omit_hf.data import ImageTextInputs, load_image_text
 from omit_hf.evaluation import retrieval_metrics
 from omit_hf.hub import environment
+from omit_hf.modeling.packed_omit import packed_late_interaction
 from omit_hf.modeling.transport_omit import transport_similarity
 from omit_hf.training import HelpFormatter, read_recipe_file
 
@@ -116,6 +117,12 @@ def late_interaction(p: Problem) -> Tensor:
     """(c) Per word its best region, mean over words, written the plain way."""
     best = torch.einsum("ird,tcd->itrc", p.image, p.text).amax(2)
     return (best * p.mask).sum(-1) / p.mask.sum(-1)
+
+
+def late_interaction_in_tiles(p: Problem) -> Tensor:
+    """The same by the CPU backend, as `matching="maxsim"` computes it; the dustbins are rows like others, as in (c)."""
+    regions = torch.ones(p.image.shape[:2], dtype=torch.bool)
+    return packed_late_interaction(p.image, regions, p.text, p.mask, temperature=None)
 
 
 def pot(p: Problem) -> Tensor:
@@ -229,6 +236,8 @@ def batches(arguments: Arguments) -> None:
                 "OMIT, int8 product": fused(product="int8"),
             }
         methods |= {"OMIT, reference": fused("reference"), "(c) late interaction, plain": late_interaction}
+        if arguments.device == "cpu":
+            methods["late interaction, in tiles"] = late_interaction_in_tiles
         if ot is not None:
             methods["(d) POT, batched"] = pot
         difference = (fused()(problem) - plain(problem)).abs().max().item()
@@ -241,6 +250,9 @@ def batches(arguments: Arguments) -> None:
     for loss in (info_nce, hardest_triplet):
         methods = {"OMIT": with_gradient(fused(), loss), "(a) plain": with_gradient(plain, loss)}
         methods["OMIT, reference"] = with_gradient(fused("reference"), loss)
+        if arguments.device == "cpu":
+            methods["(c) late interaction, plain"] = with_gradient(late_interaction, loss)
+            methods["late interaction, in tiles"] = with_gradient(late_interaction_in_tiles, loss)
         runs = measure(methods, problem, arguments.repeats, gradient=True)
         title = f"Forward and backward, {size} × {size} pairs, D = {max(arguments.widths)}, {loss.__name__}"
         print(table(title, runs, "(a) plain", None), flush=True)
@@ -252,6 +264,8 @@ def gallery(name: str, arguments: Arguments) -> None:
     if arguments.device == "cpu":
         methods |= {"OMIT, bfloat16 product": fused(product="bfloat16"), "OMIT, int8 product": fused(product="int8")}
     methods["(c) late interaction, plain"] = in_blocks(late_interaction)
+    if arguments.device == "cpu":
+        methods["late interaction, in tiles"] = late_interaction_in_tiles
     runs = {each: {"seconds": [], "memory": float("nan")} for each in methods}
     with torch.inference_mode():
         for each, method in methods.items():

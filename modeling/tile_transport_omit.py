@@ -1,0 +1,148 @@
+"""The transport of a tile of pairs, and its gradient: the engine of the CPU backend.
+
+The exponential is taken once; the iterations change two vectors, a and b, and never the plan diag(a)·E·diag(b).
+
+E = exp(S/λ) is taken without subtracting a maximum, so it must fit the floating-point range. Unit vectors at λ ≥ 1/60
+fit float32, at λ ≥ 1/320 float64. Should a sum come close to where float32 ends all the same, its tile is done again in
+float64.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .tiles_omit import PackedProblem, Tile
+
+MAX_EXPONENT = {torch.float32: 60, torch.float64: 320}  # of |S/λ|
+# Sums within these bounds have lost nothing to underflow that matters, and nothing to overflow.
+SUM_RANGE = {torch.float32: (2.0**-100, 2.0**120), torch.float64: (2.0**-1000, 2.0**1000)}
+
+
+class Solution(NamedTuple):
+    """What the iterations made of a tile, of which S/λ and E = exp(S/λ) lie in memory that the next tile takes over.
+
+    Args:
+        similarity, kernel: S/λ and E, [T, C, R, I].
+        room: scratch of the same shape; E·a of the last iteration.
+        a: a_1 … a_n, [T, R, I] each.
+        b: b_0 … b_n, [T, C, I] each; b_0 is 1 where there is mass.
+        row_sums, column_sums: E b and Eᵀ a of each iteration.
+    """
+
+    similarity: Tensor
+    kernel: Tensor
+    room: Tensor
+    a: list[Tensor]
+    b: list[Tensor]
+    row_sums: list[Tensor]
+    column_sums: list[Tensor]
+
+
+class PackedTransport(PackedProblem):
+    """Σ P S of every pair; arguments are those of `transport_similarity`."""
+
+    def __init__(
+        self,
+        *sides: Tensor,
+        regularization: float,
+        num_iterations: int,
+        dustbins: bool,
+        product: str = "float32",
+    ):
+        super().__init__(*sides, factor=1 / regularization, first=int(dustbins), product=product)
+        self.regularization, self.num_iterations = regularization, num_iterations
+        self.fits = largest_exponent(sides[0], sides[2], regularization) <= MAX_EXPONENT[self.dtype]
+
+    def solve(self, tile: Tile) -> Solution:
+        """The n Sinkhorn iterations of a tile."""
+        mu, nu = self.mass(tile)
+        similarity = self.cosines(tile)
+        solution = self.iterate(tile, similarity, mu, nu, self.dtype) if self.fits else None
+        if solution is None:
+            solution = self.iterate(tile, similarity.double(), mu, nu, torch.float64)
+        if solution is None:
+            raise FloatingPointError("A sum of the transport left the range of float64; use backend='reference'.")
+        return solution
+
+    def iterate(self, tile: Tile, similarity: Tensor, mu: Tensor, nu: Tensor, dtype: torch.dtype) -> Solution | None:
+        """The same in one floating-point type; None if a sum is out of its range."""
+        mu, nu = mu.to(dtype), nu.to(dtype)
+        kernel = torch.exp(similarity, out=self.room("kernel", tile, dtype))
+        room = self.room("room", tile, dtype)
+        solution = Solution(similarity, kernel, room, [], [(nu > 0).to(dtype)], [], [])
+        smallest, largest = SUM_RANGE[dtype]
+        everywhere = bool((nu > 0).all())
+        for done in range(self.num_iterations):
+            # rows to μ: a = μ / E b
+            b = solution.b[-1][:, :, None]
+            row_sums = (kernel if done == 0 and everywhere else torch.mul(kernel, b, out=room)).sum(1)
+            solution.a.append(mu / row_sums)
+            # columns to ν: b = ν / Eᵀ a
+            column_sums = torch.mul(kernel, solution.a[-1][:, None], out=room).sum(2)
+            solution.b.append(nu / column_sums)
+            for sums, made in ((row_sums, solution.row_sums), (column_sums, solution.column_sums)):
+                made.append(sums)
+                low, high = sums.aminmax()
+                if not smallest <= low.item() <= high.item() <= largest:
+                    return None
+        return solution
+
+    def score(self, tile: Tile) -> Tensor:
+        """Σ P S over the fragments of each of a tile's pairs, [T, I]."""
+        solution = self.solve(tile)
+        products = solution.room[self.fragments].mul_(solution.similarity[self.fragments])
+        scores = (products.sum(2) * solution.b[-1][:, self.first :]).sum(1)
+        return (scores * self.regularization).to(self.dtype)
+
+    def gradient(self, tile: Tile, incoming: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the n iterations, and not of their limit.
+
+        With the sums r = E b and c = Eᵀ a, a = μ/r and b = ν/c, what reaches E on the way back through the iterations
+        is a sum of outer products, Σ a c̄ᵀ + r̄ bᵀ.
+        """
+        first, fragments = self.first, self.fragments
+        solution = self.solve(tile)
+        kernel, room, a, b = solution.kernel, solution.room, solution.a, solution.b
+        gradient = self.room("gradient", tile, kernel.dtype)
+        weight = (incoming * self.regularization).to(kernel.dtype)[:, None]  # [T, 1, I]
+
+        # score = λ Σ a E b (S/λ)
+        products = torch.mul(kernel[fragments], solution.similarity[fragments], out=room[fragments])
+        grad_a, grad_b = torch.zeros_like(a[-1]), torch.zeros_like(b[-1])
+        scratch = gradient[fragments]
+        torch.mul(products, b[-1][:, first:, None], out=scratch)
+        grad_a[:, first:] = weight * scratch.sum(1)
+        torch.mul(products, a[-1][:, None, first:], out=scratch)
+        grad_b[:, first:] = weight * scratch.sum(2)
+        gradient.zero_()
+        torch.add(solution.similarity[fragments], 1, out=scratch)
+        scratch *= a[-1][:, None, first:]
+        scratch *= (weight * b[-1])[:, first:, None]
+
+        grad_mu, grad_nu = torch.zeros_like(grad_a), torch.zeros_like(grad_b)
+        for step in reversed(range(self.num_iterations)):
+            # b = ν / c, c = Eᵀ a
+            grad_nu += grad_b / solution.column_sums[step]
+            grad_sums = -grad_b * b[step + 1] / solution.column_sums[step]
+            gradient.addcmul_(a[step][:, None], grad_sums[:, :, None])
+            grad_a += torch.mul(kernel, grad_sums[:, :, None], out=room).sum(1)
+            # a = μ / r, r = E b
+            grad_mu += grad_a / solution.row_sums[step]
+            grad_sums = -grad_a * a[step] / solution.row_sums[step]
+            gradient.addcmul_(grad_sums[:, None], b[step][:, :, None])
+            if step > 0:
+                grad_b = torch.mul(kernel, grad_sums[:, None], out=room).sum(2)
+                grad_a = torch.zeros_like(grad_a)
+        return gradient.mul_(kernel).to(self.dtype).div_(self.regularization), grad_mu, grad_nu
+
+
+def largest_exponent(image_rows: Tensor, text_rows: Tensor, regularization: float) -> float:
+    """A bound on |S/λ|."""
+    largest = [
+        torch.linalg.vector_norm(rows.detach(), dim=-1, dtype=torch.promote_types(rows.dtype, torch.float32)).max()
+        if rows.numel()
+        else torch.zeros(())
+        for rows in (image_rows, text_rows)
+    ]
+    return float(largest[0] * largest[1] / regularization)
