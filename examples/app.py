@@ -16,7 +16,6 @@ model.
 import base64
 import io
 import os
-import sys
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -25,16 +24,15 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import gradio as gr
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from transformers import HfArgumentParser
 
 from omit_hf import OmitModel, OmitProcessor
+from omit_hf.command_line import HelpFormatter, errors_in_one_line
 from omit_hf.data import load_image_text
 from omit_hf.hub.handler import Limits, RequestError, decoded
 from omit_hf.modeling.matching_omit import MATCHING, tiled_similarity
 from omit_hf.modeling.pictures_omit import rgb_picture
-from omit_hf.training import HelpFormatter
 from omit_hf.training.recipe import data_of_model
 from omit_hf.word_alignments import EncodedPicture, WordAlignment, align_sentence, encode_picture
 
@@ -505,9 +503,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with errors_in_one_line():
         main()
-    except StrictDataclassError as error:
-        sys.exit(f"error: {error.__cause__}")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

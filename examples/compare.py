@@ -18,9 +18,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
+from omit_hf.command_line import HelpFormatter, errors_in_one_line
 from omit_hf.comparison import (
     RUN_FIELDS,
     Comparison,
@@ -34,7 +34,7 @@ from omit_hf.comparison import (
     selected,
     summary,
 )
-from omit_hf.training import HelpFormatter, parse_recipe
+from omit_hf.training import parse_recipe
 from omit_hf.training.checkpoints import write_atomically
 
 OWN_OPTIONS = {"matching", *RUN_FIELDS}  # of train.py
@@ -113,10 +113,7 @@ def option(argument: str) -> str:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the runs are ended too
     try:
-        sys.exit(main())
-    except StrictDataclassError as error:
-        sys.exit(f"error: {error.__cause__}")
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+        with errors_in_one_line():
+            sys.exit(main())
     except KeyboardInterrupt:
         sys.exit("error: interrupted; start again to go on from there.")

@@ -11,15 +11,14 @@
 """
 
 import json
-import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from accelerate import Accelerator
-from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from omit_hf import OmitModel, OmitProcessor
+from omit_hf.command_line import HelpFormatter, errors_in_one_line, json_object
 from omit_hf.evaluation import (
     SplitPairs,
     check_similarity_file,
@@ -33,10 +32,8 @@ from omit_hf.evaluation import (
 from omit_hf.evaluation.protocols import PROTOCOLS, TASKS, prepare
 from omit_hf.hub import eval_results, with_results
 from omit_hf.training import (
-    HelpFormatter,
     check_output_files,
     data_of_model,
-    json_object,
     load_split,
     use_cpu_threads,
     write_atomically,
@@ -182,9 +179,5 @@ def report(arguments, similarity, pairs, measures, among) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with errors_in_one_line():
         main()
-    except StrictDataclassError as error:
-        sys.exit(f"error: {error.__cause__}")
-    except (ImportError, ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

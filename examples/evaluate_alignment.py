@@ -8,22 +8,19 @@ are of the images of the split; never its own split for a model that was trained
 """
 
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import PartialState
-from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from omit_hf import OmitModel, OmitProcessor
+from omit_hf.command_line import HelpFormatter, errors_in_one_line, json_object
 from omit_hf.data import load_entities
 from omit_hf.evaluation import alignment_table, evaluate_alignment
 from omit_hf.training import (
-    HelpFormatter,
     check_output_files,
     data_of_model,
-    json_object,
     load_split,
     write_atomically,
 )
@@ -70,9 +67,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with errors_in_one_line():
         main()
-    except StrictDataclassError as error:
-        sys.exit(f"error: {error.__cause__}")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

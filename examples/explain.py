@@ -13,18 +13,16 @@ both dustbins and the marginals. `--compare` adds a row of panels for each furth
 
 import inspect
 import re
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import PIL.Image
-from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from omit_hf import OmitModel, OmitProcessor
+from omit_hf.command_line import HelpFormatter, errors_in_one_line, json_object
 from omit_hf.data import load_image_text, load_scenes
 from omit_hf.data.pictures import open_picture
-from omit_hf.training import HelpFormatter, json_object
 from omit_hf.visualization import check_figure_file, draw_comparison, draw_plan, draw_words, save_figure
 from omit_hf.word_alignments import WordAlignment, word_alignment
 
@@ -170,9 +168,5 @@ def name_of(model: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with errors_in_one_line():
         main()
-    except StrictDataclassError as error:
-        sys.exit(f"error: {error.__cause__}")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -25,16 +25,14 @@ There may be any number of images, captions and words; the size of a picture, or
 """
 
 import logging
-import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from omit_hf import OmitModel, OmitProcessor
+from omit_hf.command_line import HelpFormatter, errors_in_one_line
 from omit_hf.export import export_model
-from omit_hf.training import HelpFormatter
 
 
 @dataclass
@@ -77,9 +75,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with errors_in_one_line(RuntimeError):
         main()
-    except StrictDataclassError as error:
-        sys.exit(f"error: {error.__cause__}")
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        sys.exit(f"error: {error}")

@@ -18,9 +18,9 @@ import numpy as np
 from datasets import Dataset, DatasetDict, IterableDatasetDict
 from PIL import Image, ImageDraw, ImageFont
 
+from omit_hf.command_line import errors_in_one_line, json_object
 from omit_hf.data import DataError, describe_split, find_problems, load_image_text, unreadable_images
 from omit_hf.data.pictures import open_picture, stored_pictures
-from omit_hf.training import json_object
 
 SHEET_WIDTH, PICTURE, MARGIN = 900, 160, 10  # pixels
 
@@ -111,9 +111,8 @@ def counted(problems: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except DataError as error:  # all of it, where a message shows the first
-        sys.exit("\n".join([f"error: {error.what} has {counted(error.problems)}:", *error.problems]))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    with errors_in_one_line():
+        try:
+            main()
+        except DataError as error:  # all of it, where a message shows the first
+            sys.exit("\n".join([f"error: {error.what} has {counted(error.problems)}:", *error.problems]))

@@ -7,14 +7,12 @@
 The token is that of `hf auth login`, or HF_TOKEN. A dry run needs none, sends nothing and lists what would go.
 """
 
-import sys
 from dataclasses import dataclass, field
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
+from omit_hf.command_line import HelpFormatter, errors_in_one_line
 from omit_hf.hub.publishing import Publication, prepare, publish
-from omit_hf.training import HelpFormatter
 
 
 @dataclass
@@ -77,9 +75,5 @@ def table(publication: Publication) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with errors_in_one_line():
         main()
-    except StrictDataclassError as error:
-        sys.exit(f"error: {error.__cause__}")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

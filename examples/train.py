@@ -6,17 +6,10 @@
 Every field of a recipe is an option of the same name; see --help.
 """
 
-import sys
-
-from huggingface_hub.errors import StrictDataclassError
-
+from omit_hf.command_line import errors_in_one_line
 from omit_hf.training import parse_recipe, train
 
 if __name__ == "__main__":
     recipe = parse_recipe(description=__doc__)
-    try:
+    with errors_in_one_line(FloatingPointError):
         metrics = train(recipe)
-    except StrictDataclassError as error:
-        sys.exit(f"error: {error.__cause__}")
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")

@@ -3,10 +3,8 @@
 from omit_hf.training.checkpoints import check_output_files, recipe_changes, write_atomically
 from omit_hf.training.loop import train, usable_cores, use_cpu_threads
 from omit_hf.training.recipe import (
-    HelpFormatter,
     Recipe,
     data_of_model,
-    json_object,
     load_split,
     parse_recipe,
     read_mapping,
@@ -17,10 +15,8 @@ from omit_hf.training.recipe import (
 )
 
 __all__ = [
-    "HelpFormatter",
     "Recipe",
     "check_output_files",
-    "json_object",
     "data_of_model",
     "load_split",
     "parse_recipe",

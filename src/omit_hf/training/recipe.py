@@ -1,6 +1,5 @@
 """A recipe: everything that an experiment depends on, in one flat file that the command line can override."""
 
-import argparse
 import json
 import math
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, HfArgumentParser
 
+from omit_hf.command_line import HelpFormatter
 from omit_hf.data import check_data, load_image_text
 from omit_hf.modeling.configuration_omit import Matching, OmitConfig, check_fields
 
@@ -264,21 +264,6 @@ def _check_part(name: str, config: dict) -> None:
     # Fields and properties, such as out_features.
     known = {each for each in dir(default) if each[0] != "_" and not callable(getattr(type(default), each, None))}
     check_fields(name, config, known)
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows the defaults of options, and a script's examples as they are written."""
-
-
-def json_object(text: str) -> dict:
-    """The type of an option of a command line whose value is a JSON object."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is {type(value).__name__}; expected names and values in {{}}")
-    return value
 
 
 def parse_recipe(arguments: Sequence[str] | None = None, description: str | None = None) -> Recipe:
