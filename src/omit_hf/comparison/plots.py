@@ -18,7 +18,7 @@ COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#5
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (4, 1, 1, 1)), (0, (2, 2)))
 METHODS = typing.get_args(recipe_types()["matching"])
-AXES = {"regularization": "λ", "caption_noise": "share of the training captions that are shuffled"}
+AXES = {"regularization": "λ", "caption_noise": "share of shuffled captions"}
 RATIO_FOR_LOGARITHM = 10
 
 
