@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .features_omit import OmitFeatures
 from .packed_omit import packed_late_interaction
 from .sinkhorn_omit import LOG_ZERO, at_least_float32
-from .transport_omit import check_product
+from .transport_omit import CPU_BACKENDS, check_product
 
 CHAN_TEMPERATURE = 0.1
 SCAN_SHARPNESS = 9  # factor on what the attention's softmax is taken of
@@ -49,7 +49,7 @@ class MaxSimMatching(nn.Module):
 
     def packed(self, image: OmitFeatures) -> bool:
         """Whether the CPU backend scores, tile by tile; otherwise plain torch does, on any device."""
-        return image.embeds.device.type == "cpu" and self.backend in ("auto", "cpu")
+        return image.embeds.device.type == "cpu" and self.backend in ("auto", *CPU_BACKENDS)
 
     def over_words(self, best: Tensor, caption: Tensor, captions: int) -> Tensor:
         """Pool the words' best similarities, [B_i, N], by the caption that each word is of, into [B_i, B_t]."""

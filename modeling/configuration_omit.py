@@ -111,8 +111,9 @@ class OmitConfig(PreTrainedConfig):
             normalisation, or by softmax of its similarity to the global feature of its own side (`self_global`) or
             of the other side (`cross_global`).
         backend: what computes the transport (`omit`, `ot`): `auto`, the fastest that can serve the inputs on their
-            device, or by name `reference`, `cpu` or `triton`; see `partial_sinkhorn_similarity`. Late interaction
-            (`maxsim`, `chan`) goes tile by tile on a CPU with `auto` and `cpu`, and in plain torch otherwise.
+            device, or by name `reference`, `cpu`, `numba` or `triton`; see `partial_sinkhorn_similarity`. Late
+            interaction (`maxsim`, `chan`) goes tile by tile on a CPU with `auto`, `cpu` and `numba`, and in plain torch
+            otherwise.
         loss: `triplet` (hinge over hardest negatives) or `infonce` (symmetric cross-entropy).
         margin: α of the triplet loss, in units of the similarity.
         logit_scale_init_value: logarithm of the factor from similarity to logits; learned with `infonce`, kept
@@ -143,7 +144,7 @@ class OmitConfig(PreTrainedConfig):
     num_iterations: int = 3
     dustbin: Literal["global", "learned", "scalar"] = "global"
     marginals: Literal["uniform", "norm", "self_global", "cross_global"] = "uniform"
-    backend: Literal["auto", "reference", "cpu", "triton"] = "auto"
+    backend: Literal["auto", "reference", "cpu", "numba", "triton"] = "auto"
     loss: Literal["triplet", "infonce"] = "triplet"
     margin: float | int = 0.05
     logit_scale_init_value: float | int = 2.6592

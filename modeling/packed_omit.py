@@ -15,13 +15,20 @@ SPARSE = 1 / 8  # share of pairs with a gradient up to which they are visited on
 
 
 def packed_similarity(
-    image_rows: Tensor, image_mass: Tensor, text_rows: Tensor, text_mass: Tensor, **options
+    image_rows: Tensor,
+    image_mass: Tensor,
+    text_rows: Tensor,
+    text_mass: Tensor,
+    *,
+    problem: type[PackedTransport] = PackedTransport,
+    **options,
 ) -> Tensor:
     """Σ P S over fragments for every image and caption; arguments and result are those of `transport_similarity`.
 
-    Memory beyond arguments and result: a packed copy of the rows, their gradients, and a few tiles.
+    Memory beyond arguments and result: a packed copy of the rows, their gradients, and a few tiles, which `problem`
+    scores.
     """
-    return _PackedScore.apply(image_rows, image_mass, text_rows, text_mass, PackedTransport, options)
+    return _PackedScore.apply(image_rows, image_mass, text_rows, text_mass, problem, options)
 
 
 def packed_late_interaction(

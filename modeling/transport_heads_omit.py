@@ -128,8 +128,9 @@ def partial_sinkhorn_similarity(
         text_embeds, text_mask, text_pooled: T [B_t, L, D], its mask [B_t, L] and t̄ [B_t, D], likewise.
         regularization: λ > 0.
         num_iterations: n ≥ 1.
-        backend: what computes it: `reference`, the readable implementation, `cpu`, `triton` (once `omit_hf.kernels` is
-            imported), or `auto`, the fastest that can serve these inputs on their device.
+        backend: what computes it: `reference`, the readable implementation, `cpu`, `numba` (the same, compiled) and
+            `triton` (both once `omit_hf.kernels` is imported), or `auto`, the fastest that can serve these inputs on
+            their device.
 
     Returns:
         [B_i, B_t], float32 (float64 for float64 inputs), in [−1, 1]. An image without a valid fragment or a caption

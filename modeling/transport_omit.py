@@ -15,6 +15,7 @@ from .packed_omit import packed_limit, packed_similarity
 from .sinkhorn_omit import at_least_float32, sinkhorn
 
 REDUCED_PRODUCTS = ("bfloat16", "int8")
+CPU_BACKENDS = ("cpu", "numba")  # which go tile by tile
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +26,14 @@ class Backend(NamedTuple):
     Args:
         similarity: takes the arguments of `transport_similarity` but `backend`, checked.
         limit: takes the same, and tells why it cannot serve them; None if it can.
+        device: the type of device for which `auto` considers it; None for none.
+        entries: how many cosines there must be for `auto` to consider it.
     """
 
     similarity: Callable[..., Tensor]
     limit: Callable[..., str | None]
+    device: str | None = None
+    entries: int = 0
 
 
 def transport_similarity(
@@ -54,10 +59,10 @@ def transport_similarity(
         regularization: λ > 0.
         num_iterations: n ≥ 1.
         dustbins: whether the first row of each side is a dustbin, which is left out of the sum.
-        backend: name of one of `BACKENDS`, or `auto`: on a CPU `cpu`; elsewhere the fastest that is registered and
-            can serve these inputs. Why is logged, at level DEBUG; a fallback at level INFO.
+        backend: name of one of `BACKENDS`, or `auto`: the fastest that is registered for the device, pays at this size
+            and can serve these inputs. Why is logged, at level DEBUG; a fallback at level INFO.
         product: type in which the cosines are multiplied out, `float32`, or, faster and coarser, `bfloat16` or `int8`;
-            all that follows is float32. For scoring with backend `cpu`: there is no gradient then.
+            all that follows is float32. For scoring on a CPU: there is no gradient then.
 
     Returns:
         [B_i, B_t], float32 (float64 if an input is float64); 0 where a side has no mass.
@@ -82,7 +87,7 @@ def transport_similarity(
     options = {"regularization": regularization, "num_iterations": num_iterations, "dustbins": dustbins}
     if product != "float32":
         check_product(product, backend, arguments)
-        backend, options["product"] = "cpu", product
+        options["product"] = product
     with torch.autocast(image_rows.device.type, enabled=False):
         chosen = chosen_backend(backend, arguments, options)
         logger.debug("Transport on %s by backend %r.", image_rows.device, chosen)
@@ -113,13 +118,13 @@ def reference_similarity(
 
 
 def register_backend(name: str, backend: Backend) -> None:
-    """Make a backend known; `auto` tries the last one registered first, on devices other than a CPU."""
+    """Make a backend known; `auto` tries the last one that was registered for a device first."""
     BACKENDS[name] = backend
 
 
 BACKENDS = {
     "reference": Backend(reference_similarity, lambda *_, **__: None),
-    "cpu": Backend(packed_similarity, packed_limit),
+    "cpu": Backend(packed_similarity, packed_limit, device="cpu"),
 }
 
 
@@ -130,17 +135,22 @@ def chosen_backend(name: str, arguments: tuple[Tensor, Tensor, Tensor, Tensor], 
         ValueError: if there is none of the name, or it cannot serve them.
     """
     if name == "auto":
-        on_cpu = arguments[0].device.type == "cpu"
-        candidates = ["cpu"] if on_cpu else [each for each in reversed(BACKENDS) if each not in ("cpu", "reference")]
-        for candidate in candidates:
-            reason = BACKENDS[candidate].limit(*arguments, **options)
+        image_rows, _, text_rows, _ = arguments
+        entries = image_rows.shape[:-1].numel() * text_rows.shape[:-1].numel()
+        for candidate, backend in reversed(BACKENDS.items()):
+            if backend.device != image_rows.device.type:
+                continue
+            if entries < backend.entries:
+                logger.debug("Backend %r pays from %d cosines, and these are %d.", candidate, backend.entries, entries)
+                continue
+            reason = backend.limit(*arguments, **options)
             if reason is None:
                 return candidate
             logger.info("Backend %r cannot be used: %s", candidate, reason)
-        return "reference"
+        name = "cpu" if "product" in options else "reference"  # which knows no other product, so the error is cpu's
     if name not in BACKENDS:
         known = ", ".join(map(repr, ["auto", *BACKENDS]))
-        hint = " (import omit_hf.kernels to have 'triton')" if name == "triton" else ""
+        hint = f" (import omit_hf.kernels to have {name!r})" if name in ("numba", "triton") else ""
         raise ValueError(f"backend is {name!r}; expected one of {known}{hint}.")
     reason = BACKENDS[name].limit(*arguments, **options)
     if reason is not None:
@@ -153,9 +163,11 @@ def check_product(product: str, backend: str, arguments: tuple) -> None:
     if product not in REDUCED_PRODUCTS:
         known = ", ".join(map(repr, ["float32", *REDUCED_PRODUCTS]))
         raise ValueError(f"product is {product!r}; expected one of {known}.")
-    if backend not in ("auto", "cpu") or arguments[0].device.type != "cpu":
+    if backend not in ("auto", *CPU_BACKENDS) or arguments[0].device.type != "cpu":
+        known = " and ".join(map(repr, CPU_BACKENDS))
         raise ValueError(
-            f"product {product!r} is for backend 'cpu' on a CPU; this is backend {backend!r} on {arguments[0].device}."
+            f"product {product!r} is for the backends {known} on a CPU; this is backend {backend!r} on "
+            f"{arguments[0].device}."
         )
     if torch.is_grad_enabled() and any(each.requires_grad for each in arguments):
         raise ValueError(f"product {product!r} has no gradient; score under torch.inference_mode(), or use 'float32'.")

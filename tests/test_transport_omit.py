@@ -1,18 +1,23 @@
 """The backends of transport against the reference in float64, which is the truth here; its own tests are elsewhere."""
 
 import logging
+import os
+import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from omit_hf import sinkhorn
+from omit_hf import kernels, sinkhorn
 from omit_hf.modeling import tiles_omit
 from omit_hf.modeling.tile_transport_omit import PackedTransport
 from omit_hf.modeling.transport_omit import BACKENDS, chosen_backend, row_similarity, transport_similarity
 
+# The plain tiles, and the compiled ones, which leave float64 to them.
+TILED = ["cpu", pytest.param("numba", marks=pytest.mark.skipif(find_spec("numba") is None, reason="an extra"))]
 EPSILON = {torch.float64: 1e-11, torch.float32: 2e-6}
 
 
@@ -62,6 +67,7 @@ def assert_parity(backend, arguments, dtype, weights, **options):
 counts = st.lists(st.integers(0, 7), min_size=1, max_size=5)
 
 
+@pytest.mark.parametrize("backend", TILED)
 @settings(max_examples=100, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
@@ -76,8 +82,19 @@ counts = st.lists(st.integers(0, 7), min_size=1, max_size=5)
     sparse=st.booleans(),
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
-def test_cpu_is_the_reference(
-    seed, image_counts, text_counts, padding, uneven, pairwise, dustbins, regularization, num_iterations, sparse, dtype
+def test_tiles_are_the_reference(
+    backend,
+    seed,
+    image_counts,
+    text_counts,
+    padding,
+    uneven,
+    pairwise,
+    dustbins,
+    regularization,
+    num_iterations,
+    sparse,
+    dtype,
 ):
     """Scores and all four gradients; where few pairs have a gradient, by the way that visits only those."""
     arguments = problem(seed, image_counts, text_counts, padding, uneven=uneven, pairwise=pairwise)
@@ -89,26 +106,31 @@ def test_cpu_is_the_reference(
         kept.view(-1)[seed % kept.numel()] = 1
         weights *= kept
     options = {"regularization": regularization, "num_iterations": num_iterations, "dustbins": dustbins}
-    assert_parity("cpu", arguments, dtype, weights, **options)
+    assume(backend == "cpu" or dtype == torch.float32)
+    assert_parity(backend, arguments, dtype, weights, **options)
 
 
+@pytest.mark.parametrize("backend", TILED)
 @pytest.mark.parametrize("sparse", [False, True])
-def test_many_tiles_are_one(monkeypatch, sparse):
+def test_many_tiles_are_one(monkeypatch, sparse, backend):
     """With tiles so small that blocks, runs of captions and chunks of pairs all end unevenly."""
     arguments = problem(0, [5, 3, 5, 4, 0, 2, 5], [4, 4, 4, 1, 7, 4, 4, 0, 4, 6, 6], uneven=True)
     weights = torch.randn(7, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     if sparse:
         weights[torch.rand(7, 11, generator=torch.Generator().manual_seed(1)) < 0.9] = 0
     options = {"regularization": 0.05, "num_iterations": 3, "dustbins": True}
-    whole = score_and_gradients("cpu", arguments, weights, **options)
+    dtype = torch.float64 if backend == "cpu" else torch.float32
+    arguments = [each.to(dtype) for each in arguments]
+    whole = score_and_gradients(backend, arguments, weights, **options)
     monkeypatch.setattr(tiles_omit, "IMAGES_PER_TILE", 3)
     monkeypatch.setattr(tiles_omit, "TILE_ENTRIES", 150)
     monkeypatch.setattr(tiles_omit, "PAIRS_ENTRIES", 700)
-    torch.testing.assert_close(score_and_gradients("cpu", arguments, weights, **options), whole)
-    assert_parity("cpu", arguments, torch.float64, weights, **options)
+    torch.testing.assert_close(score_and_gradients(backend, arguments, weights, **options), whole)
+    assert_parity(backend, arguments, dtype, weights, **options)
 
 
-def test_a_tile_that_leaves_float32_is_done_in_float64(monkeypatch):
+@pytest.mark.parametrize("backend", TILED)
+def test_a_tile_that_leaves_float32_is_done_in_float64(monkeypatch, backend):
     """A column that no row likes: what reaches it is e^-110 of the rest, too little for float32."""
     image_rows = torch.tensor([[[1.0, 0, 0], [1, 0, 0], [1, 0, 0]]], dtype=torch.float64)
     text_rows = torch.tensor([[[1.0, 0, 0], [-1, 0, 0], [0.6, 0.8, 0]]], dtype=torch.float64)
@@ -119,40 +141,43 @@ def test_a_tile_that_leaves_float32_is_done_in_float64(monkeypatch):
         PackedTransport, "iterate", lambda *arguments: types.append(arguments[-1]) or iterate(*arguments)
     )
     options = {"regularization": 1 / 55, "num_iterations": 5, "dustbins": False}
-    assert_parity("cpu", (image_rows, mass, text_rows, mass), torch.float32, torch.ones(1, 1), **options)
+    assert_parity(backend, (image_rows, mass, text_rows, mass), torch.float32, torch.ones(1, 1), **options)
     assert types == [torch.float32, torch.float64] * 2  # forward and backward
     types.clear()
     transport_similarity(
-        *(each.float() for each in (image_rows, mass, text_rows, mass)), **options | {"regularization": 0.1}
+        *(each.float() for each in (image_rows, mass, text_rows, mass)),
+        **options | {"regularization": 0.1, "backend": backend},
     )
-    assert types == [torch.float32]
+    assert types == ([torch.float32] if backend == "cpu" else [])  # the compiled code does not ask it
 
 
+@pytest.mark.parametrize("backend", TILED)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_no_worse_than_the_reference(dtype):
+def test_half_precision_is_no_worse_than_the_reference(dtype, backend):
     arguments = problem(3, [6, 4, 5], [5, 3, 2], dtype == torch.bfloat16)
     options = {"regularization": 0.02, "num_iterations": 3, "dustbins": True}
     truth = transport_similarity(*arguments, backend="reference", **options)
     rows = [arguments[0].to(dtype), arguments[1].float(), arguments[2].to(dtype), arguments[3].float()]
-    eager, ours = (transport_similarity(*rows, backend=backend, **options) for backend in ("reference", "cpu"))
+    eager, ours = (transport_similarity(*rows, backend=each, **options) for each in ("reference", backend))
     assert ours.dtype == torch.float32
     assert (ours - truth).abs().max() <= 1.1 * (eager - truth).abs().max()
 
 
+@pytest.mark.parametrize("backend", TILED)
 @pytest.mark.parametrize(("image_counts", "text_counts"), [([0, 0], [3, 1]), ([2, 4], [0, 0]), ([0], [0])])
-def test_nothing_to_transport(image_counts, text_counts):
-    arguments = problem(4, image_counts, text_counts, 2)
+def test_nothing_to_transport(image_counts, text_counts, backend):
+    arguments = [each.float() for each in problem(4, image_counts, text_counts, 2)]
     weights = torch.ones(len(image_counts), len(text_counts))
     options = {"regularization": 0.1, "num_iterations": 2, "dustbins": False}
-    score, gradients = score_and_gradients("cpu", arguments, weights, **options)
+    score, gradients = score_and_gradients(backend, arguments, weights, **options)
     assert (score == 0).all()
     assert all((each == 0).all() for each in gradients)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("backend", [*TILED, "reference"])
 @pytest.mark.parametrize("images", [0, 2])
 def test_an_empty_side(backend, images):
-    image_rows, image_mass, text_rows, text_mass = problem(5, [3, 2], [4, 1, 2])
+    image_rows, image_mass, text_rows, text_mass = (each.float() for each in problem(5, [3, 2], [4, 1, 2]))
     arguments = (
         image_rows[:images],
         image_mass[:images],
@@ -163,9 +188,10 @@ def test_an_empty_side(backend, images):
     assert score.shape == (images, 3 * (images == 0))
 
 
-def test_strided_inputs_and_inputs_without_gradient():
-    arguments = problem(6, [4, 3, 2], [5, 2])
-    options = {"regularization": 0.1, "num_iterations": 3, "dustbins": True}
+@pytest.mark.parametrize("backend", TILED)
+def test_strided_inputs_and_inputs_without_gradient(backend):
+    arguments = [each.float() for each in problem(6, [4, 3, 2], [5, 2])]
+    options = {"regularization": 0.1, "num_iterations": 3, "dustbins": True, "backend": backend}
     expected = transport_similarity(*arguments, **options)
     strided = [each.mT.contiguous().mT for each in arguments]
     assert not strided[0].is_contiguous()
@@ -196,8 +222,61 @@ def test_auto_falls_back_and_says_why(caplog):
     assert "Backend 'cpu' cannot be used: similarity / regularization may reach 500, and it takes 320." in caplog.text
     assert torch.equal(score, transport_similarity(*arguments, backend="reference", **options))
     assert chosen_backend("auto", arguments, options) == "reference"
+    with pytest.raises(ValueError, match="backend 'cpu' cannot be used: .* reach 500"):  # reference knows no product
+        transport_similarity(*arguments, product="int8", **options)
     with pytest.raises(ValueError, match="backend 'cpu' cannot be used: .* reach 500.*backend='auto' chooses one"):
         transport_similarity(*arguments, backend="cpu", **options)
+
+
+@pytest.mark.skipif(find_spec("numba") is None, reason="an extra")
+def test_numba_pays_for_many_pairs_and_says_where_it_cannot_be_used(monkeypatch, caplog):
+    image_rows, image_mass, text_rows, text_mass = (each.float() for each in problem(13, [3, 2], [4, 1]))
+    options = {"regularization": 0.1, "num_iterations": 3, "dustbins": True}
+    many = (
+        image_rows.repeat(400, 1, 1),
+        image_mass.repeat(400, 1, 1),
+        text_rows.repeat(100, 1, 1),
+        text_mass.repeat(1, 100, 1),
+    )
+    with caplog.at_level(logging.DEBUG):
+        assert chosen_backend("auto", (image_rows, image_mass, text_rows, text_mass), options) == "cpu"
+        assert chosen_backend("auto", many, options) == "numba"
+    assert "Backend 'numba' pays from 1048576 cosines, and these are 80." in caplog.text
+    scores, plain = (transport_similarity(*many, **options, backend=backend) for backend in ("numba", "cpu"))
+    torch.testing.assert_close(scores, plain, rtol=0, atol=1e-6)
+    exact = [each.double() for each in many]
+    assert chosen_backend("auto", exact, options) == "cpu"
+    with pytest.raises(ValueError, match="backend 'numba' cannot be used: an input is torch.float64"):
+        transport_similarity(*exact, **options, backend="numba")
+    on_meta = [each.to("meta") for each in many]
+    assert kernels.numba_limit(*on_meta, **options) == "the tensors are on meta, and it takes a CPU."
+    monkeypatch.setattr(os, "getpid", lambda: 0)
+    with pytest.raises(ValueError, match="'numba' cannot be used: this process was forked from one"):
+        transport_similarity(*many, **options, backend="numba")
+    monkeypatch.undo()
+    monkeypatch.delattr(kernels, "numba_transport")
+    monkeypatch.setitem(sys.modules, "omit_hf.kernels.numba_transport", None)
+    with pytest.raises(
+        ValueError, match=r"'numba' cannot be used: Numba cannot be imported .*pip install omit-hf\[numba"
+    ):
+        transport_similarity(*many, **options, backend="numba")
+    assert chosen_backend("auto", many, options) == "cpu"
+
+
+@pytest.mark.skipif(find_spec("numba") is None, reason="an extra")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_numba_takes_torchs_threads_and_leaves_them(threads):
+    arguments = [each.float() for each in problem(14, [5, 3, 5], [4, 4, 4, 1, 7, 4, 4], uneven=True)]
+    options = {"regularization": 0.05, "num_iterations": 3, "dustbins": True}
+    weights = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
+    before, expected = torch.get_num_threads(), score_and_gradients("numba", arguments, weights, **options)
+    try:
+        torch.set_num_threads(threads)
+        found = score_and_gradients("numba", arguments, weights, **options)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)  # torch's product rounds by the number of threads
 
 
 def test_mass_in_some_pairs_alone_is_for_the_reference():
@@ -236,13 +315,14 @@ def test_bad_input(changes, message, monkeypatch):
         transport_similarity(**{**arguments, "regularization": 0.1, "num_iterations": 3, "dustbins": True, **changes})
 
 
+@pytest.mark.parametrize("backend", TILED)
 @pytest.mark.parametrize(("product", "bound"), [("bfloat16", 4e-3), ("int8", 1e-2)])
-def test_a_reduced_product_errs_by_the_rounding_of_the_cosines(product, bound):
+def test_a_reduced_product_errs_by_the_rounding_of_the_cosines(product, bound, backend):
     """bfloat16 rounds a cosine to 2^-9 of itself, int8 each of the 24 coordinates to 1/254 of the largest."""
     arguments = [each.float() for each in problem(11, [6, 4, 5, 1], [5, 3, 2, 7], uneven=True)]
     options = {"regularization": 0.5, "num_iterations": 3, "dustbins": True}
     expected = transport_similarity(*arguments, **options)
-    score = transport_similarity(*arguments, **options, product=product)
+    score = transport_similarity(*arguments, **options, product=product, backend=backend)
     assert score.dtype == torch.float32
     assert 0 < (score - expected).abs().max() < bound
 
@@ -252,7 +332,7 @@ def test_a_reduced_product_where_there_is_none(model, inputs):
     options = {"regularization": 0.1, "num_iterations": 3, "dustbins": True}
     with pytest.raises(ValueError, match="product is 'int4'; expected one of 'float32', 'bfloat16', 'int8'"):
         transport_similarity(*arguments, **options, product="int4")
-    with pytest.raises(ValueError, match="product 'int8' is for backend 'cpu' on a CPU; this is backend 'reference'"):
+    with pytest.raises(ValueError, match="product 'int8' is for the backends 'cpu' and 'numba' on a CPU; this is"):
         transport_similarity(*arguments, **options, product="int8", backend="reference")
     arguments[0].requires_grad_()
     with pytest.raises(ValueError, match="product 'int8' has no gradient; score under torch.inference_mode"):

@@ -1,6 +1,7 @@
 """OMIT for Hugging Face: fine-grained image-text matching by partial optimal transport.
 
-Importing the package makes the Auto classes of transformers know its models, and its models the Triton backend.
+Importing the package makes the Auto classes of transformers know its models, and its models the backends of Numba and
+Triton.
 """
 
 import omit_hf.kernels  # noqa: F401 (registers its backends)

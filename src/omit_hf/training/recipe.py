@@ -100,7 +100,7 @@ class Recipe:
     marginals: Literal["uniform", "norm", "self_global", "cross_global"] = option(
         "uniform", "How a side's mass is shared out among its fragments."
     )
-    backend: Literal["auto", "reference", "cpu", "triton"] = option(
+    backend: Literal["auto", "reference", "cpu", "numba", "triton"] = option(
         "auto", "What computes the transport: the fastest on the device, or one by name."
     )
     text_pooling: Literal["mean", "cls", "last"] | None = option(

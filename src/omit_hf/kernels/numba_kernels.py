@@ -1,0 +1,216 @@
+"""Compiled code of the Numba backend: the iterations of a tile, and their gradient; `numba_transport.py` calls it.
+
+A caption with all the images of a tile is the unit of work: its E fits the cache of a core. Images are innermost, so
+that every inner loop becomes vector instructions. The mathematics is `tile_transport_omit`'s.
+"""
+
+import math
+
+import numba
+import numpy as np
+
+# What lets sums be done in vectors; that NaN and infinity exist stays true.
+FAST = {"contract", "reassoc", "nsz", "arcp"}
+LOG2_E, LN_2 = np.float32(1 / math.log(2)), np.float32(math.log(2))
+TAYLOR = tuple(np.float32(1 / math.factorial(degree)) for degree in range(8))
+
+
+def compiled(function=None, **options):
+    """`numba.njit`, kept on disk where there is a place for it."""
+    if function is None:
+        return lambda function: compiled(function, **options)
+    options |= {"nogil": True, "fastmath": FAST, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # neither the package's folder nor the user's can be written
+        return numba.njit(**options)(function)
+
+
+@compiled(parallel=True)
+def score_tile(workers, similarity, mu, nu, num_iterations, first, smallest, largest, scores):
+    """Write Σ P S/λ over the fragments of each pair.
+
+    Args:
+        workers: how many captions are in hand at a time, each with its own memory.
+        similarity: S/λ, float32 [T, C, R, I], at most 60 in absolute value.
+        mu, nu: [1 or T, R, I] and [T, C, I].
+        num_iterations: n.
+        first: how many rows are dustbins.
+        smallest, largest: what every sum must lie between.
+        scores: [T, I], written.
+
+    Returns:
+        How many sums do not.
+    """
+    captions, words, regions, images = similarity.shape
+    outside = np.zeros(workers, np.int64)
+    for worker in numba.prange(workers):
+        kernel, a, b, row_sums, column_sums = _room(num_iterations, words, regions, images)
+        for t in range(np.int64(worker), captions, workers):
+            mass = mu[t if len(mu) > 1 else 0]
+            _exponential(similarity[t], kernel)
+            outside[worker] += _iterate(kernel, mass, nu[t], smallest, largest, a, b, row_sums, column_sums)
+            _score(similarity[t], kernel, a[-1], b[-1], first, column_sums[0, 0], scores[t])
+    return outside.sum()
+
+
+@compiled(parallel=True)
+def gradient_tile(
+    workers, similarity, mu, nu, num_iterations, first, smallest, largest, scale, weight, gradient, grad_mu, grad_nu
+):
+    """Write the gradients of Σ weight · score over the pairs, by way of the n iterations.
+
+    Args:
+        workers … largest: as in `score_tile`.
+        scale: 1/λ.
+        weight: λ times what comes in, [T, I].
+        gradient: with respect to S, [T, C, R, I], written.
+        grad_mu, grad_nu: [T, R, I] and [T, C, I], written.
+
+    Returns:
+        How many sums are outside.
+    """
+    captions, words, regions, images = similarity.shape
+    outside = np.zeros(workers, np.int64)
+    for worker in numba.prange(workers):
+        kernel, a, b, row_sums, column_sums = _room(num_iterations, words, regions, images)
+        for t in range(np.int64(worker), captions, workers):
+            mass = mu[t if len(mu) > 1 else 0]
+            _exponential(similarity[t], kernel)
+            outside[worker] += _iterate(kernel, mass, nu[t], smallest, largest, a, b, row_sums, column_sums)
+            _gradient(
+                similarity[t], kernel, first, scale, weight[t], a, b, row_sums, column_sums,
+                gradient[t], grad_mu[t], grad_nu[t],
+            )  # fmt: skip
+    return outside.sum()
+
+
+@compiled
+def _room(num_iterations, words, regions, images):
+    """Memory for E, a, b and the sums of one caption."""
+    a = np.empty((num_iterations, regions, images), np.float32)
+    b = np.empty((num_iterations + 1, words, images), np.float32)
+    return np.empty((words, regions, images), np.float32), a, b, np.empty_like(a), np.empty_like(b[1:])
+
+
+@compiled
+def _exponential(exponent, result):
+    """result = exp(exponent), as 2^n times a Taylor series in what is left; for a result that is a normal float32."""
+    for c in range(exponent.shape[0]):
+        for r in range(exponent.shape[1]):
+            for i in range(exponent.shape[2]):
+                power = np.rint(exponent[c, r, i] * LOG2_E)
+                rest = exponent[c, r, i] - power * LN_2  # at most ln 2 / 2
+                series = TAYLOR[7]
+                for degree in range(6, -1, -1):
+                    series = series * rest + TAYLOR[degree]
+                result[c, r, i] = series * np.int32((np.int32(power) + 127) << 23).view(np.float32)
+
+
+@compiled
+def _iterate(kernel, mu, nu, smallest, largest, a, b, row_sums, column_sums):
+    """The iterations of one caption: write a_1 … a_n, b_0 … b_n and the sums that each divides by."""
+    words, regions, images = kernel.shape
+    outside = 0
+    row_sums[:] = 0
+    column_sums[:] = 0
+    for c in range(words):
+        for i in range(images):
+            b[0, c, i] = nu[c, i] > 0
+        _add_to_rows(kernel[c], b[0, c], row_sums[0])
+    for step in range(len(a)):
+        for r in range(regions):
+            for i in range(images):
+                outside += not (smallest <= row_sums[step, r, i] <= largest)
+                a[step, r, i] = mu[r, i] / row_sums[step, r, i]
+        for c in range(words):  # while its part of E is in the nearest cache, a column serves the next iteration's rows
+            _add_to_column(kernel[c], a[step], column_sums[step, c])
+            for i in range(images):
+                outside += not (smallest <= column_sums[step, c, i] <= largest)
+                b[step + 1, c, i] = nu[c, i] / column_sums[step, c, i]
+            if step + 1 < len(a):
+                _add_to_rows(kernel[c], b[step + 1, c], row_sums[step + 1])
+    return outside
+
+
+@compiled
+def _add_to_rows(entries, factor, sums):
+    """sums[r, i] += entries[r, i] factor[i]"""
+    for r in range(entries.shape[0]):
+        for i in range(entries.shape[1]):
+            sums[r, i] += entries[r, i] * factor[i]
+
+
+@compiled
+def _add_to_column(entries, factor, sums):
+    """sums[i] += Σ_r entries[r, i] factor[r, i]"""
+    for r in range(entries.shape[0]):
+        for i in range(entries.shape[1]):
+            sums[i] += entries[r, i] * factor[r, i]
+
+
+@compiled
+def _score(similarity, kernel, a, b, first, room, scores):
+    words, regions, images = kernel.shape
+    scores[:] = 0
+    for c in range(first, words):
+        room[:] = 0
+        for r in range(first, regions):
+            for i in range(images):
+                room[i] += kernel[c, r, i] * similarity[c, r, i] * a[r, i]
+        for i in range(images):
+            scores[i] += room[i] * b[c, i]
+
+
+@compiled
+def _gradient(similarity, kernel, first, scale, weight, a, b, row_sums, column_sums, gradient, grad_mu, grad_nu):
+    words, regions, images = kernel.shape
+    steps = len(a)
+    row_grads, column_grads = np.empty_like(row_sums), np.empty_like(column_sums)  # r̄ and c̄ of each iteration
+    grad_a, grad_b = np.zeros_like(a[0]), np.zeros_like(b[0])
+    grad_mu[:] = 0
+    grad_nu[:] = 0
+
+    # score = λ Σ a E b (S/λ)
+    for c in range(first, words):
+        for r in range(first, regions):
+            for i in range(images):
+                product = kernel[c, r, i] * similarity[c, r, i] * weight[i]
+                grad_a[r, i] += product * b[steps, c, i]
+                grad_b[c, i] += product * a[steps - 1, r, i]
+
+    for step in range(steps - 1, -1, -1):
+        for c in range(words):  # b = ν / c, c = Eᵀ a
+            for i in range(images):
+                share = grad_b[c, i] / column_sums[step, c, i]
+                grad_nu[c, i] += share
+                column_grads[step, c, i] = -share * b[step + 1, c, i]
+            _add_to_rows(kernel[c], column_grads[step, c], grad_a)
+        for r in range(regions):  # a = μ / r, r = E b
+            for i in range(images):
+                share = grad_a[r, i] / row_sums[step, r, i]
+                grad_mu[r, i] += share
+                row_grads[step, r, i] = -share * a[step, r, i]
+        grad_a[:] = 0
+        grad_b[:] = 0
+        if step > 0:
+            for c in range(words):
+                _add_to_column(kernel[c], row_grads[step], grad_b[c])
+
+    for c in range(words):
+        gradient[c] = 0
+        if c >= first:
+            for r in range(first, regions):
+                for i in range(images):
+                    gradient[c, r, i] = (
+                        (similarity[c, r, i] + np.float32(1)) * weight[i] * a[steps - 1, r, i] * b[steps, c, i]
+                    )
+        for step in range(steps):
+            for r in range(regions):
+                for i in range(images):
+                    gradient[c, r, i] += (
+                        a[step, r, i] * column_grads[step, c, i] + row_grads[step, r, i] * b[step, c, i]
+                    )
+        for r in range(regions):
+            for i in range(images):
+                gradient[c, r, i] *= kernel[c, r, i] * scale
