@@ -41,6 +41,8 @@ class MaxSimMatching(nn.Module):
                 sides = (image.embeds, image.mask, text.embeds, text.mask)
                 return packed_late_interaction(*sides, temperature=self.temperature, product=product)
             words = at_least_float32(text.embeds)[text.mask]  # of all captions one after the other, [N, D]
+            if image.embeds.shape[1] == 0:  # no maximum
+                return words.new_zeros(len(image.embeds), len(text.embeds))
             similarity = at_least_float32(image.embeds) @ words.T  # [B_i, K, N]
             best = similarity.masked_fill(~image.mask[..., None], LOG_ZERO).amax(dim=1)
             caption = text.mask.nonzero()[:, 0]
@@ -63,6 +65,8 @@ class MaxSimMatching(nn.Module):
     def alignment(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
         with torch.autocast(image.embeds.device.type, enabled=False):
             similarity = torch.einsum("ikd,tld->itkl", at_least_float32(image.embeds), at_least_float32(text.embeds))
+            if image.embeds.shape[1] == 0:
+                return similarity
             best = similarity.masked_fill(~image.mask[:, None, :, None], LOG_ZERO).max(dim=2, keepdim=True)
             weights = self.word_weights(best.values.squeeze(2), text.mask) * image.mask.any(dim=1)[:, None, None]
             return torch.zeros_like(similarity).scatter(2, best.indices, weights[:, :, None])

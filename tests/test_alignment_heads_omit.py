@@ -68,6 +68,16 @@ def test_score_is_that_of_a_double_loop(name, backend, seed, image_counts, text_
 
 
 @pytest.mark.parametrize(("name", "backend"), BACKENDS)
+def test_pictures_without_a_slot_for_a_region(name, backend):
+    image, text = features(1, [0, 0], padding=0), features(2, [3, 0, 1])
+    head = head_of(name, backend=backend)
+    score = head(image, text)
+    assert score.shape == (2, 3)
+    assert (score == 0).all()
+    assert head.alignment(image, text).shape == (2, 3, 0, 3)
+
+
+@pytest.mark.parametrize(("name", "backend"), BACKENDS)
 def test_gradients(name, backend):
     head, image, text = head_of(name, backend=backend), features(1, [3, 2], 1), features(2, [2, 1], 1)
 
