@@ -33,7 +33,7 @@ METRICS = {
     "parameters": 2000,
     "trained_parameters": 1500,
     "splits": {"train": {"images": 8, "captions": 40}, "test": {"images": 6, "captions": 30}},
-    "environment": environment(),
+    "environment": environment() | {"numba": "0.1"},
 }
 
 
@@ -69,10 +69,15 @@ def test_the_text_says_what_was_measured_and_where():
     text = " ".join(card().text.split())
     for said in ("RSUM 75.0", "6 images and 30 captions", "8 images and 40 captions", "validation 80.2", "12 steps"):
         assert said in text
-    for said in (METRICS["environment"]["torch"], METRICS["environment"]["device"], "seed 0", "regularization 0.02"):
+    for package in ("torch", "transformers", "datasets", "accelerate", "numba"):
+        assert f"{package} {METRICS['environment'][package]}," in text
+    for said in (METRICS["environment"]["device"], "seed 0", "regularization 0.02"):
         assert said in text
     assert "1,500 of 2,000 parameters" in text
     assert "at 123 pairs/s and with at most 3.0 GiB of memory" in text
+    without = metrics()
+    without["environment"] = {name: what for name, what in without["environment"].items() if name != "numba"}
+    assert "numba" not in model_card(without)
 
 
 @pytest.mark.parametrize("matching", typing.get_args(Recipe.__dataclass_fields__["matching"].type))

@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from omit_hf.evaluation.retrieval import COLUMNS, DIRECTIONS, metrics_table
+from omit_hf.hub.environment import PACKAGES
 from omit_hf.hub.known_data import KnownData, known_data
 
 HUB_ID = r"[\w-][\w.-]*(/[\w-][\w.-]*)?"
@@ -161,6 +162,7 @@ def model_card(
     if pictures is not None and repo_id is None:
         raise ValueError("pictures are given without repo_id; expected the repository that they are going to be in.")
     recipe, test, place = metrics["recipe"], metrics["test"], metrics["environment"]
+    packages = ", ".join(f"{name} {place[name]}" for name in PACKAGES if name in place)
     name = repo_id or Path(recipe["output_dir"]).name
     split = metrics["splits"]
     known = known_data(recipe["data"], recipe.get("data_options"), split)
@@ -221,8 +223,7 @@ it is in `recipe.yaml`.
 ## Environment
 
 Measured at commit {place["commit"] or "unknown"} on {place["device"]}, {place["cores"]} cores, {place["processes"]} \
-process(es): omit-hf {place["omit_hf"]}, torch {place["torch"]}, transformers {place["transformers"]}, datasets \
-{place["datasets"]}, accelerate {place["accelerate"]}, Python {place["python"]}.
+process(es): omit-hf {place["omit_hf"]}, {packages}, Python {place["python"]}.
 
 ## Limitations
 

@@ -4,13 +4,16 @@ import os
 import platform
 import subprocess
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
+PACKAGES = "torch", "transformers", "datasets", "accelerate", "numba"
+
 
 def environment(num_processes: int = 1, device: torch.device | None = None) -> dict:
-    """Commit, versions and machine, for a model card.
+    """Commit, versions and machine, for a model card; Numba rounds scores its own way, so its version counts too.
 
     Args:
         num_processes: that measured.
@@ -20,7 +23,7 @@ def environment(num_processes: int = 1, device: torch.device | None = None) -> d
     return {
         "commit": _commit(),
         "omit_hf": version("omit-hf"),
-        **{name: version(name) for name in ("torch", "transformers", "datasets", "accelerate")},
+        **{name: version(name) for name in PACKAGES if find_spec(name)},
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
         "cores": os.cpu_count(),
