@@ -24,6 +24,7 @@ import torch
 from miniatures import save_clip, text_tokenizer
 from PIL import Image
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -327,7 +328,9 @@ class Page:
         self.until(lambda: self.words())
 
     def until(self, condition):
-        return WebDriverWait(self.driver, 60, poll_frequency=0.05).until(lambda _: condition())
+        # What was found may be drawn anew before it is read: look again.
+        wait = WebDriverWait(self.driver, 60, poll_frequency=0.05, ignored_exceptions=[StaleElementReferenceException])
+        return wait.until(lambda _: condition())
 
     def script(self, code, *arguments):
         return self.driver.execute_script(code, *arguments)
