@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ from omit_hf.modeling.tile_transport_omit import PackedTransport
 from omit_hf.modeling.transport_omit import BACKENDS, chosen_backend, row_similarity, transport_similarity
 
 # The plain tiles, and the compiled ones, which leave float64 to them.
-TILED = ["cpu", pytest.param("numba", marks=pytest.mark.skipif(find_spec("numba") is None, reason="an extra"))]
+TILED = ["cpu", "numba"]
 EPSILON = {torch.float64: 1e-11, torch.float32: 2e-6}
 
 
@@ -228,7 +227,6 @@ def test_auto_falls_back_and_says_why(caplog):
         transport_similarity(*arguments, backend="cpu", **options)
 
 
-@pytest.mark.skipif(find_spec("numba") is None, reason="an extra")
 def test_numba_pays_for_many_pairs_and_says_where_it_cannot_be_used(monkeypatch, caplog):
     image_rows, image_mass, text_rows, text_mass = (each.float() for each in problem(13, [3, 2], [4, 1]))
     options = {"regularization": 0.1, "num_iterations": 3, "dustbins": True}
@@ -263,7 +261,6 @@ def test_numba_pays_for_many_pairs_and_says_where_it_cannot_be_used(monkeypatch,
     assert chosen_backend("auto", many, options) == "cpu"
 
 
-@pytest.mark.skipif(find_spec("numba") is None, reason="an extra")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_numba_takes_torchs_threads_and_leaves_them(threads):
     arguments = [each.float() for each in problem(14, [5, 3, 5], [4, 4, 4, 1, 7, 4, 4], uneven=True)]

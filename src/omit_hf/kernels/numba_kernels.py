@@ -45,12 +45,10 @@ def score_tile(workers, similarity, mu, nu, num_iterations, first, smallest, lar
     captions, words, regions, images = similarity.shape
     outside = np.zeros(workers, np.int64)
     for worker in numba.prange(workers):
-        kernel, a, b, row_sums, column_sums = _room(num_iterations, words, regions, images)
+        room = _room(num_iterations, words, regions, images)
         for t in range(np.int64(worker), captions, workers):
-            mass = mu[t if len(mu) > 1 else 0]
-            _exponential(similarity[t], kernel)
-            outside[worker] += _iterate(kernel, mass, nu[t], smallest, largest, a, b, row_sums, column_sums)
-            _score(similarity[t], kernel, a[-1], b[-1], first, column_sums[0, 0], scores[t])
+            outside[worker] += _iterate(similarity[t], mu[t % len(mu)], nu[t], smallest, largest, *room)
+            _score(similarity[t], first, scores[t], *room)
     return outside.sum()
 
 
@@ -73,15 +71,10 @@ def gradient_tile(
     captions, words, regions, images = similarity.shape
     outside = np.zeros(workers, np.int64)
     for worker in numba.prange(workers):
-        kernel, a, b, row_sums, column_sums = _room(num_iterations, words, regions, images)
+        room = _room(num_iterations, words, regions, images)
         for t in range(np.int64(worker), captions, workers):
-            mass = mu[t if len(mu) > 1 else 0]
-            _exponential(similarity[t], kernel)
-            outside[worker] += _iterate(kernel, mass, nu[t], smallest, largest, a, b, row_sums, column_sums)
-            _gradient(
-                similarity[t], kernel, first, scale, weight[t], a, b, row_sums, column_sums,
-                gradient[t], grad_mu[t], grad_nu[t],
-            )  # fmt: skip
+            outside[worker] += _iterate(similarity[t], mu[t % len(mu)], nu[t], smallest, largest, *room)
+            _gradient(similarity[t], first, scale, weight[t], gradient[t], grad_mu[t], grad_nu[t], *room)
     return outside.sum()
 
 
@@ -108,9 +101,10 @@ def _exponential(exponent, result):
 
 
 @compiled
-def _iterate(kernel, mu, nu, smallest, largest, a, b, row_sums, column_sums):
-    """The iterations of one caption: write a_1 … a_n, b_0 … b_n and the sums that each divides by."""
+def _iterate(similarity, mu, nu, smallest, largest, kernel, a, b, row_sums, column_sums):
+    """The iterations of one caption: write E, a_1 … a_n, b_0 … b_n and the sums that each divides by."""
     words, regions, images = kernel.shape
+    _exponential(similarity, kernel)
     outside = 0
     row_sums[:] = 0
     column_sums[:] = 0
@@ -150,8 +144,9 @@ def _add_to_column(entries, factor, sums):
 
 
 @compiled
-def _score(similarity, kernel, a, b, first, room, scores):
+def _score(similarity, first, scores, kernel, a, b, row_sums, column_sums):
     words, regions, images = kernel.shape
+    a, b, room = a[-1], b[-1], column_sums[0, 0]  # the sums have served
     scores[:] = 0
     for c in range(first, words):
         room[:] = 0
@@ -163,7 +158,7 @@ def _score(similarity, kernel, a, b, first, room, scores):
 
 
 @compiled
-def _gradient(similarity, kernel, first, scale, weight, a, b, row_sums, column_sums, gradient, grad_mu, grad_nu):
+def _gradient(similarity, first, scale, weight, gradient, grad_mu, grad_nu, kernel, a, b, row_sums, column_sums):
     words, regions, images = kernel.shape
     steps = len(a)
     row_grads, column_grads = np.empty_like(row_sums), np.empty_like(column_sums)  # r̄ and c̄ of each iteration
