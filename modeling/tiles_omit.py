@@ -162,8 +162,8 @@ class PackedProblem:
         """Tiles of the given pairs, and which of them; but for those in which a side has no mass."""
         have_mass = ((self.images.counts[images] > 0) & (self.captions.counts[captions] > 0)).nonzero().squeeze(1)
         order = have_mass[self.captions.counts[captions[have_mass]].argsort(stable=True)]
-        rows_of_a_pair = self.images.rows.shape[1] + self.captions.rows.shape[1]
-        for chosen in order.split(max(1, PAIRS_ENTRIES // (rows_of_a_pair * self.images.rows.shape[2]))):
+        entries_of_a_pair = self.images.rows[0].numel() + self.captions.rows[0].numel()
+        for chosen in order.split(max(1, PAIRS_ENTRIES // max(1, entries_of_a_pair))):
             if len(chosen):
                 i, t = images[chosen], captions[chosen]
                 regions, words = self.images.row_numbers(i), self.captions.row_numbers(t)

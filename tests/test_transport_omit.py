@@ -7,17 +7,17 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from oracles import score_bounds
 
-from omit_hf import kernels, sinkhorn
+from omit_hf import kernels
 from omit_hf.modeling import tiles_omit
 from omit_hf.modeling.tile_transport_omit import PackedTransport
-from omit_hf.modeling.transport_omit import BACKENDS, chosen_backend, row_similarity, transport_similarity
+from omit_hf.modeling.transport_omit import BACKENDS, chosen_backend, transport_similarity
 
 # The plain tiles, and the compiled ones, which leave float64 to them.
 TILED = ["cpu", "numba"]
-EPSILON = {torch.float64: 1e-11, torch.float32: 2e-6}
 
 
 def side(seed, counts, padding, width, uneven, others):
@@ -47,20 +47,18 @@ def score_and_gradients(backend, arguments, weights, **options):
 
 
 def assert_parity(backend, arguments, dtype, weights, **options):
-    """Scores to 2e-6/λ of Σ P |S|; gradients to 2e-5/λ of their norm, or of what comes in where they cancel."""
+    """Scores to their bound; gradients to 2e-5/λ of their norm, or of what comes in where they cancel."""
     rounded = [each.to(dtype) for each in arguments]
     exact = [each.double() for each in rounded]
     truth, true_gradients = score_and_gradients("reference", exact, weights, **options)
     score, gradients = score_and_gradients(backend, rounded, weights, **options)
     assert score.dtype == dtype
-    similarity = row_similarity(exact[0], exact[2])
-    plan = sinkhorn(similarity, exact[1], exact[3], options["regularization"], options["num_iterations"])
-    scale = (plan * similarity.abs()).sum((-2, -1))
-    bound = EPSILON[dtype] / options["regularization"]
-    assert ((score - truth).abs() <= bound * scale).all()
+    single = dtype == torch.float32
+    assert ((score - truth).abs() <= score_bounds(exact, single=single, **options)).all()
+    bound = (2e-5 if single else 1e-10) / options["regularization"]
     for name, ours, theirs in zip(("images", "μ", "captions", "ν"), gradients, true_gradients, strict=True):
         assert ours.isfinite().all(), name
-        assert (ours - theirs).norm() <= 10 * bound * (theirs.norm() + 0.1 * weights.norm()), name
+        assert (ours - theirs).norm() <= bound * (theirs.norm() + 0.1 * weights.norm()), name
 
 
 counts = st.lists(st.integers(0, 7), min_size=1, max_size=5)
@@ -80,6 +78,19 @@ counts = st.lists(st.integers(0, 7), min_size=1, max_size=5)
     num_iterations=st.integers(1, 50),
     sparse=st.booleans(),
     dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+@example(  # a single region and word at nearly a right angle, whose cosine cancels
+    seed=245,
+    image_counts=[0, 0, 1, 0, 5],
+    text_counts=[0, 0, 1, 0, 5],
+    padding=2,
+    uneven=False,
+    pairwise=False,
+    dustbins=False,
+    regularization=1.0,
+    num_iterations=1,
+    sparse=False,
+    dtype=torch.float32,
 )
 def test_tiles_are_the_reference(
     backend,
@@ -163,10 +174,15 @@ def test_half_precision_is_no_worse_than_the_reference(dtype, backend):
 
 
 @pytest.mark.parametrize("backend", TILED)
-@pytest.mark.parametrize(("image_counts", "text_counts"), [([0, 0], [3, 1]), ([2, 4], [0, 0]), ([0], [0])])
-def test_nothing_to_transport(image_counts, text_counts, backend):
-    arguments = [each.float() for each in problem(4, image_counts, text_counts, 2)]
+@pytest.mark.parametrize("padding", [2, 0])
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize(("image_counts", "text_counts"), [([0] * 4, [3, 1]), ([2, 4], [0] * 4), ([0] * 4, [0, 0])])
+def test_nothing_to_transport(image_counts, text_counts, padding, sparse, backend):
+    """Also where a side has not even a place for a fragment, and where few pairs have a gradient."""
+    arguments = [each.float() for each in problem(4, image_counts, text_counts, padding)]
     weights = torch.ones(len(image_counts), len(text_counts))
+    if sparse:
+        weights.view(-1)[1:] = 0
     options = {"regularization": 0.1, "num_iterations": 2, "dustbins": False}
     score, gradients = score_and_gradients(backend, arguments, weights, **options)
     assert (score == 0).all()
