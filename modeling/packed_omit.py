@@ -1,7 +1,7 @@
-"""The CPU backend: a score of every pair, and its gradient, with no more than a tile of similarities in memory.
+"""The CPU backend: a score of every pair, and its gradient, with the similarities of few pairs in memory.
 
-Both passes go over tiles of pairs (see `tiles_omit`). The backward pass computes a tile anew, and visits no pair whose
-incoming gradient is zero.
+Both passes go over the pairs of a block of images and some captions (see `tiles_omit`). The backward pass computes
+their similarities anew; of few pairs that have a gradient it visits only those.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .tile_best_regions_omit import PackedBound, PackedLateInteraction
 from .tile_transport_omit import MAX_EXPONENT, PackedTransport, largest_exponent
-from .tiles_omit import Block, PackedProblem, Tile
+from .tiles_omit import Block, PackedProblem, Pairs
 
 SPARSE = 1 / 8  # share of pairs with a gradient up to which they are visited one by one
 
@@ -65,8 +65,8 @@ def packed_pair_similarity(
     """`packed_similarity` of single pairs, image images[p] with caption captions[p]; [P], without gradient."""
     problem = PackedTransport(image_rows, image_mass, text_rows, text_mass, **options)
     score = torch.zeros(len(images), dtype=problem.dtype, device=image_rows.device)
-    for pairs, tile in problem.single_pairs(images, captions):
-        score[pairs] = problem.score(tile).squeeze(1)
+    for chosen, pairs in problem.single_pairs(images, captions):
+        score[chosen] = problem.scores(pairs).squeeze(1)
     return score
 
 
@@ -97,7 +97,7 @@ def all_scores(problem: PackedProblem) -> Tensor:
     shape = len(problem.images.rows), len(problem.captions.rows)
     scores = torch.zeros(shape, dtype=problem.dtype, device=problem.images.rows.device)
     for block in problem.image_blocks():
-        of_block = torch.cat([problem.score(tile) for tile in problem.tiles(block)])
+        of_block = torch.cat([problem.scores(pairs) for pairs in problem.pairs(block)])
         scores[block.images[0].T, problem.captions.order] = of_block.T
     return scores
 
@@ -115,13 +115,13 @@ class _PackedScore(torch.autograd.Function):
         problem = ctx.score(*ctx.saved_tensors, **ctx.options)
         total = _Gradients(problem, ctx.needs_input_grad)
         if incoming.count_nonzero() <= SPARSE * incoming.numel():
-            for _, tile in problem.single_pairs(*incoming.nonzero(as_tuple=True)):
-                total.add_single_pairs(tile, total.of_tile(tile, incoming))
+            for _, pairs in problem.single_pairs(*incoming.nonzero(as_tuple=True)):
+                total.add_single_pairs(pairs, total.of_similarity(pairs, incoming))
         else:
             for block in problem.image_blocks():
                 of_block = torch.zeros_like(block.rows)
-                for tile in problem.tiles(block):
-                    total.add_tile(tile, total.of_tile(tile, incoming), of_block)
+                for pairs in problem.pairs(block):
+                    total.add_pairs(pairs, total.of_similarity(pairs, incoming), of_block)
                 total.add_block(block, of_block)
         return total.image_rows, total.image_mass, total.text_rows, total.text_mass, None, None
 
@@ -137,41 +137,41 @@ class _Gradients:
             for each, need in zip(inputs, needed[:4], strict=True)
         )
 
-    def of_tile(self, tile: Tile, incoming: Tensor) -> Tensor:
-        """∂ score / ∂ S times what comes in, [T, C, R, I]; the gradients of the masses are added at once.
+    def of_similarity(self, pairs: Pairs, incoming: Tensor) -> Tensor:
+        """∂ score / ∂ S times what comes in, [W, R, I]; the gradients of the masses are added at once.
 
         Rows without mass are no part of the problem, so their mass has no gradient.
         """
-        gradient, grad_mu, grad_nu = self.problem.gradient(tile, incoming[tile.pairs])
+        gradient = self.problem.room("gradient", pairs.similarity.shape, self.problem.dtype)
+        of_mass = self.problem.gradients(pairs, incoming[pairs.numbers], gradient)
         if self.image_mass is not None:
-            place = (tile.images, tile.captions if self.image_mass.shape[1] > 1 else tile.captions * 0, tile.regions)
-            grad_mu = grad_mu.masked_fill(self.problem.image_mass[place] == 0, 0).to(self.problem.dtype)
-            self.image_mass.index_put_(place, grad_mu, accumulate=True)
+            captions = pairs.captions if self.image_mass.shape[1] > 1 else pairs.captions * 0
+            place = (pairs.images, captions, pairs.regions)
+            self.image_mass.index_put_(place, of_mass[0].masked_fill(pairs.mu == 0, 0), accumulate=True)
         if self.text_mass is not None:
-            place = (tile.images if self.text_mass.shape[0] > 1 else tile.images * 0, tile.captions, tile.words)
-            grad_nu = grad_nu.masked_fill(self.problem.text_mass[place] == 0, 0).to(self.problem.dtype)
-            self.text_mass.index_put_(place, grad_nu, accumulate=True)
+            images = pairs.word_images if self.text_mass.shape[0] > 1 else pairs.word_images * 0
+            place = (images, pairs.word_captions, pairs.words)
+            self.text_mass.index_put_(place, of_mass[1].masked_fill(pairs.nu == 0, 0), accumulate=True)
         return gradient
 
-    def add_tile(self, tile: Tile, gradient: Tensor, of_block: Tensor) -> None:
-        """Add what a tile of all pairs of its sides gives the captions, and its images' block."""
-        gradient = gradient.view(len(tile.text), len(tile.image))
+    def add_pairs(self, pairs: Pairs, gradient: Tensor, of_block: Tensor) -> None:
+        """Add what all pairs of their sides give the captions, and the images' block."""
+        gradient = gradient.flatten(1)
         if self.image_rows is not None:
-            of_block.addmm_(gradient.T, tile.text)
+            of_block.addmm_(gradient.T, pairs.text)
         if self.text_rows is not None:
-            captions, words = tile.captions[..., 0], tile.words[..., 0]
-            self.text_rows[captions, words] += (gradient @ tile.image).view(*words.shape, -1)
+            self.text_rows[pairs.word_captions[:, 0], pairs.words[:, 0]] += gradient @ pairs.image
 
     def add_block(self, block: Block, of_block: Tensor) -> None:
         if self.image_rows is not None:
             place = (block.images[0], block.regions[0])
             self.image_rows[place] = of_block.view(*block.regions.shape[1:], -1)
 
-    def add_single_pairs(self, tile: Tile, gradient: Tensor) -> None:
-        gradient = gradient.squeeze(-1)  # [T, C, R]
+    def add_single_pairs(self, pairs: Pairs, gradient: Tensor) -> None:
+        gradient = gradient.view(len(pairs.text), -1, pairs.image.shape[1])  # [T, C, R]
         if self.image_rows is not None:
-            place = (tile.images[..., 0], tile.regions[..., 0])
-            self.image_rows.index_put_(place, torch.bmm(gradient.mT, tile.text), accumulate=True)
+            place = (pairs.images[..., 0], pairs.regions[..., 0])
+            self.image_rows.index_put_(place, torch.bmm(gradient.mT, pairs.text), accumulate=True)
         if self.text_rows is not None:
-            place = (tile.captions[..., 0], tile.words[..., 0])
-            self.text_rows.index_put_(place, torch.bmm(gradient, tile.image), accumulate=True)
+            place = (pairs.word_captions[:, 0], pairs.words[:, 0])
+            self.text_rows.index_put_(place, torch.bmm(gradient, pairs.image).flatten(0, 1), accumulate=True)

@@ -19,8 +19,7 @@ class PackedLateInteraction(PackedProblem):
 
     def best(self, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
         """S, [T, C, R, I], −∞ at regions that are none; its maximum, and which words are valid, [T, C, I or 1]."""
-        valid_regions, valid_words = self.mass(tile)
-        similarity = self.cosines(tile)
+        similarity, valid_regions, valid_words = tile
         if not valid_regions.all():
             similarity.masked_fill_(~valid_regions[:, None], -torch.inf)
         return similarity, similarity.amax(2), valid_words
@@ -31,16 +30,15 @@ class PackedLateInteraction(PackedProblem):
             return (best * valid).sum(1) / valid.sum(1)
         return (best / self.temperature).masked_fill(~valid, -torch.inf).logsumexp(1) * self.temperature
 
-    def gradient(self, tile: Tile, incoming: Tensor) -> tuple[Tensor, None, None]:
+    def gradient(self, tile: Tile, incoming: Tensor, gradient: Tensor) -> None:
         similarity, best, valid = self.best(tile)
         if self.temperature is None:
             weight = valid / valid.sum(1, keepdim=True)
         else:
             weight = (best / self.temperature).masked_fill(~valid, -torch.inf).softmax(1)
-        gradient = torch.eq(similarity, best[:, :, None], out=self.room("gradient", tile, self.dtype))
+        torch.eq(similarity, best[:, :, None], out=gradient)
         # regions that are equally good share alike, as in torch.amax
         gradient *= (weight * incoming[:, None] / gradient.sum(2))[:, :, None]
-        return gradient, None, None
 
 
 class PackedBound(PackedProblem):
@@ -50,6 +48,5 @@ class PackedBound(PackedProblem):
         super().__init__(*sides, first=int(dustbins))
 
     def score(self, tile: Tile) -> Tensor:
-        mu, nu = self.mass(tile)
-        best = self.cosines(tile).masked_fill_((mu == 0)[:, None], 0)[self.fragments].amax(2).clamp_min(0)
-        return (best * nu[:, self.first :]).sum(1)
+        best = tile.similarity.masked_fill_((tile.mu == 0)[:, None], 0)[self.fragments].amax(2).clamp_min(0)
+        return (best * tile.nu[:, self.first :]).sum(1)

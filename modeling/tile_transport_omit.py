@@ -56,20 +56,18 @@ class PackedTransport(PackedProblem):
 
     def solve(self, tile: Tile) -> Solution:
         """The n Sinkhorn iterations of a tile."""
-        mu, nu = self.mass(tile)
-        similarity = self.cosines(tile)
-        solution = self.iterate(tile, similarity, mu, nu, self.dtype) if self.fits else None
+        solution = self.iterate(tile, self.dtype) if self.fits else None
         if solution is None:
-            solution = self.iterate(tile, similarity.double(), mu, nu, torch.float64)
+            solution = self.iterate(tile, torch.float64)
         if solution is None:
             raise FloatingPointError("A sum of the transport left the range of float64; use backend='reference'.")
         return solution
 
-    def iterate(self, tile: Tile, similarity: Tensor, mu: Tensor, nu: Tensor, dtype: torch.dtype) -> Solution | None:
+    def iterate(self, tile: Tile, dtype: torch.dtype) -> Solution | None:
         """The same in one floating-point type; None if a sum is out of its range."""
-        mu, nu = mu.to(dtype), nu.to(dtype)
-        kernel = torch.exp(similarity, out=self.room("kernel", tile, dtype))
-        room = self.room("room", tile, dtype)
+        similarity, mu, nu = (each.to(dtype) for each in tile)
+        kernel = torch.exp(similarity, out=self.room("kernel", similarity.shape, dtype))
+        room = self.room("room", similarity.shape, dtype)
         solution = Solution(similarity, kernel, room, [], [(nu > 0).to(dtype)], [], [])
         smallest, largest = SUM_RANGE[dtype]
         everywhere = bool((nu > 0).all())
@@ -95,7 +93,7 @@ class PackedTransport(PackedProblem):
         scores = (products.sum(2) * solution.b[-1][:, self.first :]).sum(1)
         return (scores * self.regularization).to(self.dtype)
 
-    def gradient(self, tile: Tile, incoming: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def gradient(self, tile: Tile, incoming: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Of the n iterations, and not of their limit.
 
         With the sums r = E b and c = Eᵀ a, a = μ/r and b = ν/c, what reaches E on the way back through the iterations
@@ -104,7 +102,7 @@ class PackedTransport(PackedProblem):
         first, fragments = self.first, self.fragments
         solution = self.solve(tile)
         kernel, room, a, b = solution.kernel, solution.room, solution.a, solution.b
-        gradient = self.room("gradient", tile, kernel.dtype)
+        result, gradient = gradient, gradient if gradient.dtype == kernel.dtype else gradient.double()
         weight = (incoming * self.regularization).to(kernel.dtype)[:, None]  # [T, 1, I]
 
         # score = λ Σ a E b (S/λ)
@@ -134,7 +132,8 @@ class PackedTransport(PackedProblem):
             if step > 0:
                 grad_b = torch.mul(kernel, grad_sums[:, None], out=room).sum(2)
                 grad_a = torch.zeros_like(grad_a)
-        return gradient.mul_(kernel).to(self.dtype).div_(self.regularization), grad_mu, grad_nu
+        result.copy_(gradient.mul_(kernel)).div_(self.regularization)
+        return grad_mu.to(self.dtype), grad_nu.to(self.dtype)
 
 
 def largest_exponent(image_rows: Tensor, text_rows: Tensor, regularization: float) -> float:

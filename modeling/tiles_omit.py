@@ -1,20 +1,25 @@
-"""Tiles of pairs, and the similarity of a tile: what every score of the CPU backend shares.
+"""Pairs, and the similarity of their rows: what every score of the CPU backends shares.
 
-Rows without mass are left out, and captions with the same number of words are packed together, so that there is no work
-on padding. A tile stays in the cache; it is laid out as [captions, words, regions, images], so that one matrix product
-makes it and every sum or maximum that follows runs over an outer dimension, with the images side by side in a vector.
+Rows without mass are left out, and captions are packed one after the other by their number of words, so that there is
+no work on padding. One matrix product makes S of many captions and a block of images, laid out as [words, regions,
+images]: every sum or maximum runs over an outer dimension, with the images side by side in a vector. What follows goes
+tile by tile, captions with the same number of words, few enough to stay in the cache.
 """
 
+import bisect
 import functools
+import itertools
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+IMAGES_PER_BLOCK = 32
+PRODUCT_ENTRIES = 2**20  # of S; so many that one matrix product costs an entry no more than a large one
 TILE_ENTRIES = 2**18  # of S; a megabyte, of which a few fit the cache of a core
-IMAGES_PER_TILE = 32
-PAIRS_ENTRIES = 2**21  # of the rows gathered for a tile of single pairs
+GATHERED_ENTRIES = 2**21  # of the rows gathered for single pairs
 
 
 class Side:
@@ -38,53 +43,99 @@ class Side:
         return self.filled_first[items, : int(self.counts[items].max())]
 
 
-class Block(NamedTuple):
-    """I images of at most R regions.
+class Tile(NamedTuple):
+    """T captions of C words, and I images of at most R regions each.
 
     Args:
-        images: their numbers, [1, 1, I].
-        regions: numbers of the regions among the image's rows, [1, R, I].
-        rows: rows of the regions, [R·I, D].
+        similarity: S times the factor, [T, C, R, I]; in memory that may be written to.
+        mu, nu: the masses, [1 or T, R, I] and [T, C, 1 or I].
     """
+
+    similarity: Tensor
+    mu: Tensor
+    nu: Tensor
+
+
+class Pairs(NamedTuple):
+    """All pairs of T captions, W words in all, and I images; or T single pairs, where I is 1.
+
+    Args:
+        images: numbers of the images, [1 or T, 1, I].
+        captions: numbers of the captions, [T, 1, 1].
+        regions: numbers of the regions among the image's rows, [1 or T, R, I].
+        word_images, word_captions, words: of each word the numbers of its images, of its caption, and its own among the
+            caption's rows, [1 or W, I], [W, 1] and [W, 1].
+        starts: where each caption's words begin, and the last one's end; T + 1 of them.
+        image: rows of the regions, [R·I, D] or [T, R, D].
+        text: rows of the words, [W, D] or [T, W / T, D].
+        mu, nu: the masses, [1 or T, R, I] and [W, 1 or I].
+        similarity: S times the factor, [W, R, I]; in memory that the next pairs take over.
+    """
+
+    images: Tensor
+    captions: Tensor
+    regions: Tensor
+    word_images: Tensor
+    word_captions: Tensor
+    words: Tensor
+    starts: list[int]
+    image: Tensor
+    text: Tensor
+    mu: Tensor
+    nu: Tensor
+    similarity: Tensor
+
+    @property
+    def numbers(self) -> tuple[Tensor, Tensor]:
+        """Index of the pairs, [T, I], in a matrix of images and captions."""
+        return self.images[:, 0], self.captions[:, 0]
+
+    def tiles(self) -> Iterator[tuple[slice, slice, Tile]]:
+        """Tiles in their order, and which captions and words they are."""
+        starts = self.starts
+        for length, run in itertools.groupby(range(len(self.captions)), lambda t: starts[t + 1] - starts[t]):
+            run = list(run)
+            most = max(1, TILE_ENTRIES // (length * self.similarity[0].numel()))
+            for first in range(run[0], run[-1] + 1, most):
+                captions = slice(first, min(first + most, run[-1] + 1))
+                words = slice(starts[captions.start], starts[captions.stop])
+                similarity, nu = (each[words].unflatten(0, (-1, length)) for each in (self.similarity, self.nu))
+                yield captions, words, Tile(similarity, self.mu if len(self.mu) == 1 else self.mu[captions], nu)
+
+
+class Block(NamedTuple):
+    """I images of at most R regions: their numbers, [1, 1, I], those of the regions, [1, R, I], the rows, [R·I, D]."""
 
     images: Tensor
     regions: Tensor
     rows: Tensor
 
 
-class Tile(NamedTuple):
-    """All pairs of T captions and I images; or T single pairs, where I is 1 and `images` and `regions` have T entries.
+class PackedCaptions(NamedTuple):
+    """N captions by their number of words, and their words one after the other.
 
     Args:
-        images: numbers of the images, [1 or T, 1, I].
-        regions: numbers of the regions among the image's rows, [1 or T, R, I].
-        image: rows of the regions, [R·I, D] or [T, R, D].
-        captions: numbers of the captions, [T, 1, 1].
-        words: numbers of the words among the caption's rows, [T, C, 1].
-        text: rows of the words, [T·C, D] or [T, C, D].
+        captions: their numbers, [N].
+        starts: where each one's words begin, and the last one's end; N + 1 of them.
+        word_captions, words: of each word the numbers of its caption, and its own among the caption's rows, [W, 1].
+        rows: [W, D].
     """
 
-    images: Tensor
-    regions: Tensor
-    image: Tensor
     captions: Tensor
+    starts: list[int]
+    word_captions: Tensor
     words: Tensor
-    text: Tensor
-
-    @property
-    def pairs(self) -> tuple[Tensor, Tensor]:
-        """Index of the tile's pairs, [T, I], in a matrix of images and captions."""
-        return self.images[:, 0], self.captions[:, 0]
+    rows: Tensor
 
 
 class PackedProblem:
-    """The rows of both sides, packed; their tiles, and the similarity of a tile.
+    """The rows of both sides, packed, and what every score makes of them.
 
-    A score derives from it: `score` makes of a tile one number a pair, `gradient` what reaches the similarity.
+    A score derives from it: `score` makes of a tile one number a pair, `gradient` what reaches the similarity. One that
+    need not go tile by tile overrides `scores` and `gradients`.
 
     Args:
-        image_rows, image_mass, text_rows, text_mass, product: as in `transport_similarity`. Of the mass it only matters
-            here which rows have some.
+        image_rows, image_mass, text_rows, text_mass, product: as in `transport_similarity`.
         factor: what the cosines are multiplied with.
         first: how many rows in front are dustbins.
     """
@@ -118,24 +169,37 @@ class PackedProblem:
         """The score of each of a tile's pairs, [T, I]."""
         raise NotImplementedError
 
-    def gradient(self, tile: Tile, incoming: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """What reaches S, [T, C, R, I], and the masses μ, [T, R, I], and ν, [T, C, I], of a score that has them.
+    def gradient(self, tile: Tile, incoming: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What reaches S is written, [T, C, R, I]; the masses μ, [T, R, I], and ν, [T, C, I], of a score that has them.
 
         Args:
             incoming: of each of the tile's pairs, [T, I].
+            gradient: where to write.
         """
         raise NotImplementedError
 
+    def scores(self, pairs: Pairs) -> Tensor:
+        """The score of each pair, [T, I]."""
+        return torch.cat([self.score(tile) for _, _, tile in pairs.tiles()])
+
+    def gradients(self, pairs: Pairs, incoming: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor] | None:
+        """As `gradient`, of all tiles: [W, R, I] is written; μ, [T, R, I], and ν, [W, I]."""
+        of_mass = []
+        for captions, words, tile in pairs.tiles():
+            found = self.gradient(tile, incoming[captions], gradient[words].view_as(tile.similarity))
+            if found is not None:
+                of_mass.append((found[0], found[1].flatten(0, 1)))
+        return tuple(map(torch.cat, zip(*of_mass, strict=True))) if of_mass else None
+
     @functools.cached_property
-    def packed(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Captions by number of words: their numbers [N, 1, 1], those of the words [N, C, 1], the rows [N, C, D]."""
-        lengths = self.captions.counts[self.captions.order]
-        runs = self.captions.order.split(lengths.unique_consecutive(return_counts=True)[1].tolist())
-        words = [self.captions.row_numbers(captions) for captions in runs]
-        return [
-            (captions[:, None, None], words[..., None], self.operand(1, self.captions.rows[captions[:, None], words]))
-            for captions, words in zip(runs, words, strict=True)
-        ]
+    def packed(self) -> PackedCaptions:
+        captions = self.captions.order
+        counts = self.captions.counts[captions]
+        filled = torch.arange(self.captions.rows.shape[1], device=counts.device) < counts[:, None]
+        words = self.captions.filled_first[captions][filled]
+        word_captions = captions.repeat_interleave(counts)
+        rows = self.operand(1, self.captions.rows[word_captions, words])
+        return PackedCaptions(captions, [0, *counts.cumsum(0).tolist()], word_captions[:, None], words[:, None], rows)
 
     def operand(self, side: int, rows: Tensor) -> Tensor:
         """Rows in the type of the product; `side` is 0 for images, 1 for captions."""
@@ -146,57 +210,84 @@ class PackedProblem:
         return rows.to(self.dtype)
 
     def image_blocks(self) -> Iterator[Block]:
-        for images in self.images.order.split(IMAGES_PER_TILE):
-            if len(images) and self.packed:
+        for images in self.images.order.split(IMAGES_PER_BLOCK):
+            if len(images) and len(self.packed.captions):
                 regions = self.images.row_numbers(images).T[None]
                 rows = self.operand(0, self.images.rows[images, regions[0]])  # [R, I, D]
                 yield Block(images[None, None], regions, rows.flatten(0, 1))
 
-    def tiles(self, block: Block) -> Iterator[Tile]:
-        for captions, words, rows in self.packed:
-            size = max(1, TILE_ENTRIES // (words.shape[1] * len(block.rows)))
-            for caption, word, row in zip(captions.split(size), words.split(size), rows.split(size), strict=True):
-                yield Tile(*block, caption, word, row.flatten(0, 1))
+    def pairs(self, block: Block) -> Iterator[Pairs]:
+        """All pairs of a block of images, in the order of the packed captions."""
+        packed = self.packed
+        most = PRODUCT_ENTRIES // len(block.rows)
+        first = 0
+        while first < len(packed.captions):
+            last = max(first + 1, bisect.bisect(packed.starts, packed.starts[first] + most) - 1)
+            begin, end = packed.starts[first], packed.starts[last]
+            text = packed.rows[begin:end]
+            yield self.with_mass(
+                images=block.images,
+                captions=packed.captions[first:last, None, None],
+                regions=block.regions,
+                word_images=block.images[0],
+                word_captions=packed.word_captions[begin:end],
+                words=packed.words[begin:end],
+                starts=[start - begin for start in packed.starts[first : last + 1]],
+                image=block.rows,
+                text=text,
+                similarity=self.cosines(text, block.rows).view(len(text), *block.regions.shape[1:]),
+            )
+            first = last
 
-    def single_pairs(self, images: Tensor, captions: Tensor) -> Iterator[tuple[Tensor, Tile]]:
-        """Tiles of the given pairs, and which of them; but for those in which a side has no mass."""
+    def single_pairs(self, images: Tensor, captions: Tensor) -> Iterator[tuple[Tensor, Pairs]]:
+        """The given pairs, and which of them; but for those in which a side has no mass."""
         have_mass = ((self.images.counts[images] > 0) & (self.captions.counts[captions] > 0)).nonzero().squeeze(1)
         order = have_mass[self.captions.counts[captions[have_mass]].argsort(stable=True)]
         entries_of_a_pair = self.images.rows[0].numel() + self.captions.rows[0].numel()
-        for chosen in order.split(max(1, PAIRS_ENTRIES // max(1, entries_of_a_pair))):
+        for chosen in order.split(max(1, GATHERED_ENTRIES // max(1, entries_of_a_pair))):
             if len(chosen):
                 i, t = images[chosen], captions[chosen]
                 regions, words = self.images.row_numbers(i), self.captions.row_numbers(t)
                 image = self.images.rows[i[:, None], regions].to(self.dtype)
                 text = self.captions.rows[t[:, None], words].to(self.dtype)
-                yield (
-                    chosen,
-                    Tile(i[:, None, None], regions[..., None], image, t[:, None, None], words[..., None], text),
+                length = words.shape[1]
+                pairs = self.with_mass(
+                    images=i[:, None, None],
+                    captions=t[:, None, None],
+                    regions=regions[..., None],
+                    word_images=i.repeat_interleave(length)[:, None],
+                    word_captions=t.repeat_interleave(length)[:, None],
+                    words=words.reshape(-1, 1),
+                    starts=list(range(0, words.numel() + 1, length)),
+                    image=image,
+                    text=text,
+                    similarity=self.cosines(text, image).view(words.numel(), -1, 1),
                 )
+                yield chosen, pairs
 
-    def cosines(self, tile: Tile) -> Tensor:
-        """S times the factor, [T, C, R, I]; folded into an operand, a factor would cost accuracy."""
-        similarity = self.room("similarity", tile, self.dtype)
-        if tile.text.ndim == 3:
-            out = similarity.squeeze(-1)
-            torch.baddbmm(out, tile.text, tile.image.mT, beta=0, alpha=self.factor, out=out)
+    def with_mass(self, **fields) -> Pairs:
+        """Pairs, and their masses."""
+        image_captions = fields["captions"] if self.image_mass.shape[1] > 1 else 0
+        mu = self.image_mass[fields["images"], image_captions, fields["regions"]]
+        text_images = fields["word_images"] if self.text_mass.shape[0] > 1 else 0
+        nu = self.text_mass[text_images, fields["word_captions"], fields["words"]]
+        return Pairs(**fields, mu=mu, nu=nu)
+
+    def cosines(self, text: Tensor, image: Tensor) -> Tensor:
+        """Products of rows times the factor, [W, R·I] or [T, C, R]; folded into an operand, it would cost accuracy."""
+        similarity = self.room("similarity", (*text.shape[:-1], image.shape[-2]), self.dtype)
+        if text.ndim == 3:
+            torch.baddbmm(similarity, text, image.mT, beta=0, alpha=self.factor, out=similarity)
         elif self.product == "float32":
-            out = similarity.view(len(tile.text), len(tile.image))
-            torch.addmm(out, tile.text, tile.image.T, beta=0, alpha=self.factor, out=out)
+            torch.addmm(similarity, text, image.T, beta=0, alpha=self.factor, out=similarity)
         else:
             product = torch.mm if self.product == "bfloat16" else torch._int_mm
-            similarity.copy_(product(tile.text, tile.image.T).view_as(similarity)).mul_(self.factor)
+            similarity.copy_(product(text, image.T)).mul_(self.factor)
         return similarity
 
-    def mass(self, tile: Tile) -> tuple[Tensor, Tensor]:
-        """μ, [1 or T, R, I], and ν, [T, C, 1 or I]."""
-        mu = self.image_mass[tile.images, tile.captions if self.image_mass.shape[1] > 1 else 0, tile.regions]
-        nu = self.text_mass[tile.images if self.text_mass.shape[0] > 1 else 0, tile.captions, tile.words]
-        return mu, nu
-
-    def room(self, name: str, tile: Tile, dtype: torch.dtype) -> Tensor:
-        """Memory of a tile's shape, the same for every tile: fresh pages would cost as much as the arithmetic."""
-        size = len(tile.captions) * tile.words.shape[1] * tile.regions.shape[1] * tile.images.shape[2]
+    def room(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Memory that is the same in every call: fresh pages would cost as much as the arithmetic."""
+        size = math.prod(shape)
         if self.memory.get((name, dtype), torch.empty(0)).numel() < size:
-            self.memory[name, dtype] = torch.empty(size, dtype=dtype, device=tile.text.device)
-        return self.memory[name, dtype][:size].view(len(tile.captions), tile.words.shape[1], *tile.regions.shape[1:])
+            self.memory[name, dtype] = torch.empty(size, dtype=dtype, device=self.images.rows.device)
+        return self.memory[name, dtype][:size].view(shape)

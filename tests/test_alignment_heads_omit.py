@@ -96,9 +96,10 @@ def test_gradients(name, backend):
 @pytest.mark.parametrize("name", LATE_INTERACTION)
 def test_tiles_of_the_cpu_are_the_reference(name, sparse, monkeypatch):
     """With tiles that all end unevenly, a region that stands twice, and few pairs or all with a gradient."""
-    monkeypatch.setattr(tiles_omit, "IMAGES_PER_TILE", 3)
+    monkeypatch.setattr(tiles_omit, "IMAGES_PER_BLOCK", 3)
     monkeypatch.setattr(tiles_omit, "TILE_ENTRIES", 150)
-    monkeypatch.setattr(tiles_omit, "PAIRS_ENTRIES", 700)
+    monkeypatch.setattr(tiles_omit, "PRODUCT_ENTRIES", 400)
+    monkeypatch.setattr(tiles_omit, "GATHERED_ENTRIES", 700)
     image, text = features(1, [5, 3, 5, 4, 0, 2, 5], 1), features(2, [4, 4, 4, 1, 7, 4, 4, 0, 4, 6, 6], 1)
     image.mask[0, :2] = True
     image.embeds[0, 1] = image.embeds[0, 0] = text.embeds[4, 0]

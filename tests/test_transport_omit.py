@@ -132,9 +132,10 @@ def test_many_tiles_are_one(monkeypatch, sparse, backend):
     dtype = torch.float64 if backend == "cpu" else torch.float32
     arguments = [each.to(dtype) for each in arguments]
     whole = score_and_gradients(backend, arguments, weights, **options)
-    monkeypatch.setattr(tiles_omit, "IMAGES_PER_TILE", 3)
+    monkeypatch.setattr(tiles_omit, "IMAGES_PER_BLOCK", 3)
     monkeypatch.setattr(tiles_omit, "TILE_ENTRIES", 150)
-    monkeypatch.setattr(tiles_omit, "PAIRS_ENTRIES", 700)
+    monkeypatch.setattr(tiles_omit, "PRODUCT_ENTRIES", 400)
+    monkeypatch.setattr(tiles_omit, "GATHERED_ENTRIES", 700)
     torch.testing.assert_close(score_and_gradients(backend, arguments, weights, **options), whole)
     assert_parity(backend, arguments, dtype, weights, **options)
 

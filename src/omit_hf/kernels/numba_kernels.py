@@ -1,6 +1,6 @@
-"""Compiled code of the Numba backend: the iterations of a tile, and their gradient; `numba_transport.py` calls it.
+"""Compiled code of the Numba backend: the iterations of pairs, and their gradient; `numba_transport.py` calls it.
 
-A caption with all the images of a tile is the unit of work: its E fits the cache of a core. Images are innermost, so
+A caption with all the images of a block is the unit of work: its E fits the cache of a core. Images are innermost, so
 that every inner loop becomes vector instructions. The mathematics is `tile_transport_omit`'s.
 """
 
@@ -27,13 +27,14 @@ def compiled(function=None, **options):
 
 
 @compiled(parallel=True)
-def score_tile(workers, similarity, mu, nu, num_iterations, first, smallest, largest, scores):
+def write_scores(workers, similarity, starts, mu, nu, num_iterations, first, smallest, largest, scores):
     """Write Σ P S/λ over the fragments of each pair.
 
     Args:
         workers: how many captions are in hand at a time, each with its own memory.
-        similarity: S/λ, float32 [T, C, R, I], at most 60 in absolute value.
-        mu, nu: [1 or T, R, I] and [T, C, I].
+        similarity: S/λ, float32 [W, R, I], at most 60 in absolute value.
+        starts: where each caption's words begin, and the last one's end, [T + 1].
+        mu, nu: [1 or T, R, I] and [W, I].
         num_iterations: n.
         first: how many rows are dustbins.
         smallest, largest: what every sum must lie between.
@@ -42,45 +43,59 @@ def score_tile(workers, similarity, mu, nu, num_iterations, first, smallest, lar
     Returns:
         How many sums do not.
     """
-    captions, words, regions, images = similarity.shape
     outside = np.zeros(workers, np.int64)
     for worker in numba.prange(workers):
-        room = _room(num_iterations, words, regions, images)
-        for t in range(np.int64(worker), captions, workers):
-            outside[worker] += _iterate(similarity[t], mu[t % len(mu)], nu[t], smallest, largest, *room)
-            _score(similarity[t], first, scores[t], *room)
+        room = _room(num_iterations, starts, similarity)
+        for t in range(np.int64(worker), len(scores), workers):
+            words = slice(starts[t], starts[t + 1])
+            outside[worker] += _iterate(similarity[words], mu[t % len(mu)], nu[words], smallest, largest, *room)
+            _score(similarity[words], first, scores[t], *room)
     return outside.sum()
 
 
 @compiled(parallel=True)
-def gradient_tile(
-    workers, similarity, mu, nu, num_iterations, first, smallest, largest, scale, weight, gradient, grad_mu, grad_nu
+def write_gradients(
+    workers,
+    similarity,
+    starts,
+    mu,
+    nu,
+    num_iterations,
+    first,
+    smallest,
+    largest,
+    scale,
+    weight,
+    gradient,
+    grad_mu,
+    grad_nu,
 ):
     """Write the gradients of Σ weight · score over the pairs, by way of the n iterations.
 
     Args:
-        workers … largest: as in `score_tile`.
+        workers … largest: as in `write_scores`.
         scale: 1/λ.
         weight: λ times what comes in, [T, I].
-        gradient: with respect to S, [T, C, R, I], written.
-        grad_mu, grad_nu: [T, R, I] and [T, C, I], written.
+        gradient: with respect to S, [W, R, I], written.
+        grad_mu, grad_nu: [T, R, I] and [W, I], written.
 
     Returns:
         How many sums are outside.
     """
-    captions, words, regions, images = similarity.shape
     outside = np.zeros(workers, np.int64)
     for worker in numba.prange(workers):
-        room = _room(num_iterations, words, regions, images)
-        for t in range(np.int64(worker), captions, workers):
-            outside[worker] += _iterate(similarity[t], mu[t % len(mu)], nu[t], smallest, largest, *room)
-            _gradient(similarity[t], first, scale, weight[t], gradient[t], grad_mu[t], grad_nu[t], *room)
+        room = _room(num_iterations, starts, similarity)
+        for t in range(np.int64(worker), len(weight), workers):
+            words = slice(starts[t], starts[t + 1])
+            outside[worker] += _iterate(similarity[words], mu[t % len(mu)], nu[words], smallest, largest, *room)
+            _gradient(similarity[words], first, scale, weight[t], gradient[words], grad_mu[t], grad_nu[words], *room)
     return outside.sum()
 
 
 @compiled
-def _room(num_iterations, words, regions, images):
-    """Memory for E, a, b and the sums of one caption."""
+def _room(num_iterations, starts, similarity):
+    """Memory for E, a, b and the sums of one caption, as many words as the longest has."""
+    words, regions, images = np.diff(starts).max(), similarity.shape[1], similarity.shape[2]
     a = np.empty((num_iterations, regions, images), np.float32)
     b = np.empty((num_iterations + 1, words, images), np.float32)
     return np.empty((words, regions, images), np.float32), a, b, np.empty_like(a), np.empty_like(b[1:])
@@ -103,7 +118,7 @@ def _exponential(exponent, result):
 @compiled
 def _iterate(similarity, mu, nu, smallest, largest, kernel, a, b, row_sums, column_sums):
     """The iterations of one caption: write E, a_1 … a_n, b_0 … b_n and the sums that each divides by."""
-    words, regions, images = kernel.shape
+    words, regions, images = similarity.shape
     _exponential(similarity, kernel)
     outside = 0
     row_sums[:] = 0
@@ -145,7 +160,7 @@ def _add_to_column(entries, factor, sums):
 
 @compiled
 def _score(similarity, first, scores, kernel, a, b, row_sums, column_sums):
-    words, regions, images = kernel.shape
+    words, regions, images = similarity.shape
     a, b, room = a[-1], b[-1], column_sums[0, 0]  # the sums have served
     scores[:] = 0
     for c in range(first, words):
@@ -159,7 +174,7 @@ def _score(similarity, first, scores, kernel, a, b, row_sums, column_sums):
 
 @compiled
 def _gradient(similarity, first, scale, weight, gradient, grad_mu, grad_nu, kernel, a, b, row_sums, column_sums):
-    words, regions, images = kernel.shape
+    words, regions, images = similarity.shape
     steps = len(a)
     row_grads, column_grads = np.empty_like(row_sums), np.empty_like(column_sums)  # r̄ and c̄ of each iteration
     grad_a, grad_b = np.zeros_like(a[0]), np.zeros_like(b[0])

@@ -1,7 +1,6 @@
-"""The Numba backend of `transport_similarity`: the CPU backend's tiles, with the iterations of a tile compiled.
+"""The Numba backend of `transport_similarity`: the CPU backend's products, with what follows them compiled.
 
-The product is torch's, as there. What follows stays in the cache of a core, where plain torch passes over a tile some
-seventeen times.
+It stays in the cache of a core, where plain torch passes over a tile some seventeen times.
 """
 
 import os
@@ -12,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omit_hf.kernels.numba_kernels import gradient_tile, score_tile
+from omit_hf.kernels.numba_kernels import write_gradients, write_scores
 from omit_hf.modeling.packed_omit import packed_limit, packed_similarity
 from omit_hf.modeling.tile_transport_omit import SUM_RANGE, PackedTransport
-from omit_hf.modeling.tiles_omit import Tile
+from omit_hf.modeling.tiles_omit import Pairs
 
 # Some of Numba's threading layers take one caller at a time, and OpenMP's does not survive a fork.
 LOCK = threading.Lock()
@@ -43,37 +42,30 @@ def similarity(*arguments: Tensor, **options) -> Tensor:
 
 
 class CompiledTransport(PackedTransport):
-    """[`PackedTransport`], compiled; a tile that leaves the range of float32 is left to it."""
+    """[`PackedTransport`], compiled; pairs that leave the range of float32 are left to it."""
 
-    def score(self, tile: Tile) -> Tensor:
-        scores = torch.empty(len(tile.captions), tile.images.shape[2])
-        if self.fits and not self.run(score_tile, self.inputs(tile), scores):
+    def scores(self, pairs: Pairs) -> Tensor:
+        scores = torch.empty(len(pairs.captions), pairs.images.shape[2])
+        if self.fits and not self.run(write_scores, pairs, scores):
             return scores.mul_(self.regularization)
-        return super().score(tile)
+        return super().scores(pairs)
 
-    def gradient(self, tile: Tile, incoming: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def gradients(self, pairs: Pairs, incoming: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         if self.fits:
-            inputs = self.inputs(tile)
+            words, regions, images = pairs.similarity.shape
             weight = (incoming.to(self.dtype) * self.regularization).contiguous()
-            captions, words, regions, images = inputs[0].shape
-            gradient = self.room("gradient", tile, self.dtype)
-            grad_mu, grad_nu = torch.empty(captions, regions, images), torch.empty(captions, words, images)
-            if not self.run(gradient_tile, inputs, 1 / self.regularization, weight, gradient, grad_mu, grad_nu):
-                return gradient, grad_mu, grad_nu
-        return super().gradient(tile, incoming)
+            of_mass = torch.empty(len(pairs.captions), regions, images), torch.empty(words, images)
+            if not self.run(write_gradients, pairs, 1 / self.regularization, weight, gradient, *of_mass):
+                return of_mass
+        return super().gradients(pairs, incoming, gradient)
 
-    def inputs(self, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
-        """S/λ, [T, C, R, I], μ, [1 or T, R, I], and ν, [T, C, I]."""
-        mu, nu = (mass.to(self.dtype) for mass in self.mass(tile))
-        similarity = self.cosines(tile)
-        nu = nu.expand(-1, -1, similarity.shape[3])
-        return similarity, mu.contiguous(), nu.contiguous()
-
-    def run(self, function, inputs: tuple[Tensor, ...], *others) -> int:
-        """Call compiled code on a tile; how many of its sums were out of range, which makes its result worthless."""
+    def run(self, function, pairs: Pairs, *others) -> int:
+        """Call compiled code on pairs; how many of their sums were out of range, which makes its result worthless."""
+        mu, nu = pairs.mu.to(self.dtype), pairs.nu.to(self.dtype).expand(-1, pairs.similarity.shape[2])
+        arrays = pairs.similarity, torch.tensor(pairs.starts), mu.contiguous(), nu.contiguous()
         bounds = map(np.float32, SUM_RANGE[self.dtype])
         others = [each.numpy() if isinstance(each, Tensor) else np.float32(each) for each in others]
-        arguments = (*(each.numpy() for each in inputs), self.num_iterations, self.first, *bounds, *others)
+        arguments = (*(each.numpy() for each in arrays), self.num_iterations, self.first, *bounds, *others)
         threads = torch.get_num_threads()
         workers = min(threads, numba.config.NUMBA_NUM_THREADS)
         with LOCK:
