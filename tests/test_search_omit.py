@@ -26,16 +26,17 @@ def assert_same(head, image, text, k, dim):
 @pytest.mark.parametrize("dim", [0, 1])
 def test_it_is_the_whole_matrix_sorted(monkeypatch, name, options, dim):
     monkeypatch.setattr(search_omit, "QUERIES", 3)
+    monkeypatch.setattr(search_omit, "WHOLE_BLOCK", 1 / 2)
     image, text = features(1, [5, 2, 4, 3, 0, 5, 4, 1]), features(2, [4, 3, 1, 2, 0, 4, 3])
     for k in (1, 3, 7):
         assert_same(head_of(name, **options), image, text, k, dim)
 
 
-def themes(seed, count, slots, width=32):
+def themes(seed, count, slots, width=64):
     """Items of which each has a theme, so that most pairs have little in common."""
     generator = torch.Generator().manual_seed(seed)
-    centres = F.normalize(torch.randn(8, width, generator=torch.Generator().manual_seed(0)), dim=-1)
-    theme = torch.arange(count) % 8
+    centres = F.normalize(torch.randn(32, width, generator=torch.Generator().manual_seed(0)), dim=-1)
+    theme = torch.arange(count) % 32
     embeds = centres[theme][:, None] + 0.1 * torch.randn(count, slots, width, generator=generator)
     pooled = centres[theme] + 0.1 * torch.randn(count, width, generator=generator)
     mask = torch.ones(count, slots, dtype=torch.bool)
@@ -46,13 +47,13 @@ def themes(seed, count, slots, width=32):
 
 @pytest.mark.parametrize("dim", [0, 1])
 def test_pairs_that_cannot_enter_are_not_scored(caplog, monkeypatch, dim):
-    monkeypatch.setattr(search_omit, "DIRECTIONS", 12)
-    image, text = themes(1, 160, 6), themes(2, 240, 5)
+    monkeypatch.setattr(search_omit, "DIRECTIONS", 40)
+    image, text = themes(1, 320, 6), themes(2, 480, 5)
     head = head_of("ot").float()
     with caplog.at_level(logging.DEBUG, logger="omit_hf.modeling.search_omit"):
         assert_same(head, image, text, 4, dim)
     [share] = [float(each.args[2]) for each in caplog.records if each.msg.startswith("Scored")]
-    assert share < 30
+    assert share < 5
 
 
 @pytest.mark.parametrize(("name", "options"), TRANSPORTING)
