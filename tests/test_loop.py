@@ -365,7 +365,8 @@ def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path, loss):
     assert metrics["environment"]["processes"] == 2
     model, processor = OmitModel.from_pretrained(tmp_path / "two"), OmitProcessor.from_pretrained(tmp_path / "two")
     test = load_image_text("scenes", **options["data_options"])["test"]
-    assert evaluate_split(model, processor, test)[0] == pytest.approx(metrics["test"])
+    # Two captions here tie to within rounding; which comes first moves mAP by 0.03, another rank of an image by 16.7.
+    assert evaluate_split(model, processor, test)[0] == pytest.approx(metrics["test"], abs=0.1)
 
 
 def test_mixed_precision(tmp_path):
