@@ -349,7 +349,8 @@ def test_speed_and_memory_are_measured(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("loss", ["infonce", "triplet"])
 def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path, loss):
-    options = {"loss": loss, "num_epochs": 5, "learning_rate": 1e-3}
+    # With seed 0 two captions tie to within rounding, which then decides which of them comes first.
+    options = {"loss": loss, "num_epochs": 5, "learning_rate": 1e-3, "seed": 1}
     options["data_options"] = {**tiny_recipe()["data_options"], "train_size": 16}  # 4 steps an epoch
     finish(launch(tmp_path / "two", processes=2, batch_size=10, **options))
     finish(launch(tmp_path / "one", batch_size=20, **options))
@@ -365,8 +366,7 @@ def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path, loss):
     assert metrics["environment"]["processes"] == 2
     model, processor = OmitModel.from_pretrained(tmp_path / "two"), OmitProcessor.from_pretrained(tmp_path / "two")
     test = load_image_text("scenes", **options["data_options"])["test"]
-    # Two captions here tie to within rounding; which comes first moves mAP by 0.03, another rank of an image by 16.7.
-    assert evaluate_split(model, processor, test)[0] == pytest.approx(metrics["test"], abs=0.1)
+    assert evaluate_split(model, processor, test)[0] == pytest.approx(metrics["test"])
 
 
 def test_mixed_precision(tmp_path):
