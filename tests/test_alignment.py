@@ -18,7 +18,7 @@ from tiny import tiny_config, tiny_recipe
 
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.data.phrases import Phrase
-from omit_hf.data.scenes import FEATURES
+from omit_hf.data.sources.scenes import FEATURES
 from omit_hf.evaluation import alignment_table, evaluate_alignment
 from omit_hf.evaluation.aligning import AlignedPair
 from omit_hf.evaluation.alignment import (

@@ -8,9 +8,9 @@ from PIL import Image
 from sources import CUTOUT_COLORS, CUTOUT_NAMES, CUTOUT_STYLES, cutouts
 
 from omit_hf.data import check_data, load_compositions, load_image_text
-from omit_hf.data.compositions import RELATION_MARGIN
 from omit_hf.data.pictures import stored_pictures
-from omit_hf.data.scene_captions import RELATIONS
+from omit_hf.data.sources.compositions import RELATION_MARGIN
+from omit_hf.data.sources.scene_captions import RELATIONS
 
 SIZES = {"train_size": 40, "validation_size": 6, "test_size": 12}
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from omit_hf.data import DataError
-from omit_hf.data.cutouts import open_cutout, read_cutouts
+from omit_hf.data.sources.cutouts import open_cutout, read_cutouts
 
 
 def save(folder, name="a.png", picture=None):
@@ -138,7 +138,7 @@ def test_a_link_out_of_the_folder(tmp_path):
 
 
 def test_a_picture_too_large_to_open(tmp_path, monkeypatch):
-    monkeypatch.setattr("omit_hf.data.cutouts.MAX_PIXELS", 63)
+    monkeypatch.setattr("omit_hf.data.sources.cutouts.MAX_PIXELS", 63)
     save(tmp_path)
     with pytest.raises(ValueError, match="it has 8 x 8 pixels; expected at most 63"):
         open_cutout(tmp_path / "a.png")

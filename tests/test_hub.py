@@ -248,7 +248,7 @@ def test_what_is_asked_of_the_hub(tmp_path, monkeypatch):
         asked.append((arguments, options))
         return local
 
-    monkeypatch.setattr("omit_hf.data.hub.load_dataset", answer)
+    monkeypatch.setattr("omit_hf.data.sources.hub.load_dataset", answer)
     data = load_image_text("hub:umaru97/flickr30k", revision="abc", columns=FLICKR)
     assert data["validation"]["image_id"][:] == ["6.jpg", "7.jpg", "8.jpg"]
     load_image_text("umaru97/flickr30k", name="small", columns=FLICKR)
@@ -264,6 +264,6 @@ def test_a_data_set_that_is_not_there(monkeypatch):
     def refuse(*_, **__):
         raise DatasetNotFoundError("it does not exist.")
 
-    monkeypatch.setattr("omit_hf.data.hub.load_dataset", refuse)
+    monkeypatch.setattr("omit_hf.data.sources.hub.load_dataset", refuse)
     with pytest.raises(FileNotFoundError, match="nobody/nothing is no folder here, and no data set that you can read"):
         load_hub("nobody/nothing")

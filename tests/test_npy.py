@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, Value, concatenate_datasets, load_from_disk
 
-from omit_hf.data.npy import NpyRow, array_layout, read_row
+from omit_hf.data.sources.npy import NpyRow, array_layout, read_row
 
 FEATURES = Features({"array": NpyRow(), "number": Value("int32")})
 

@@ -4,7 +4,7 @@ from datasets import Dataset
 
 from omit_hf.data import DataError
 from omit_hf.data.phrases import NO_BOX, check_phrases, phrases_of
-from omit_hf.data.scenes import FEATURES
+from omit_hf.data.sources.scenes import FEATURES
 
 
 def row(**changes) -> dict:

@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 
-from omit_hf.data.scene_captions import CAPTIONS_PER_IMAGE, RELATIONS, describe, true_pairs
+from omit_hf.data.sources.scene_captions import CAPTIONS_PER_IMAGE, RELATIONS, describe, true_pairs
 
 MARGIN = 3
 

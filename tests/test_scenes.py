@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from omit_hf.data import load_scenes
-from omit_hf.data.scene_captions import RELATIONS
-from omit_hf.data.scenes import COLORS, RELATION_MARGIN, SHAPES, SIZES, _shape_mask
+from omit_hf.data.sources.scene_captions import RELATIONS
+from omit_hf.data.sources.scenes import COLORS, RELATION_MARGIN, SHAPES, SIZES, _shape_mask
 
 # Of the first images of each split, with seed 0: pixels, captions, boxes and phrases.
 CONTENT = "9d059a529c730fc73c0b2d55c42d8417d8a0757fdce5116eab175b4dc3dd1174"

@@ -14,8 +14,8 @@ from xml.parsers import expat
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from omit_hf.data.phrases import NO_BOX
-from omit_hf.data.scenes import FEATURES as SCENES_FEATURES
 from omit_hf.data.schema import DataError, listed
+from omit_hf.data.sources.scenes import FEATURES as SCENES_FEATURES
 
 logger = logging.getLogger(__name__)
 

@@ -9,17 +9,17 @@ from pathlib import Path
 
 from datasets import DatasetDict, IterableDatasetDict
 
-from omit_hf.data.coco import CAPTION_FILES, load_coco_captions
-from omit_hf.data.compositions import load_compositions
-from omit_hf.data.cutouts import CUTOUTS
-from omit_hf.data.hub import load_hub
-from omit_hf.data.image_folder import METADATA, load_image_folder
-from omit_hf.data.karpathy import load_karpathy
 from omit_hf.data.pictures import unreadable_pictures
-from omit_hf.data.regions import load_regions
-from omit_hf.data.scenes import load_scenes
 from omit_hf.data.schema import listed
-from omit_hf.data.webdataset import load_webdataset
+from omit_hf.data.sources.coco import CAPTION_FILES, load_coco_captions
+from omit_hf.data.sources.compositions import load_compositions
+from omit_hf.data.sources.cutouts import CUTOUTS
+from omit_hf.data.sources.hub import load_hub
+from omit_hf.data.sources.image_folder import METADATA, load_image_folder
+from omit_hf.data.sources.karpathy import load_karpathy
+from omit_hf.data.sources.regions import load_regions
+from omit_hf.data.sources.scenes import load_scenes
+from omit_hf.data.sources.webdataset import load_webdataset
 
 logger = logging.getLogger(__name__)
 

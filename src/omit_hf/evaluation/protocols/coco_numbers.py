@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from omit_hf.data.karpathy import read_karpathy
 from omit_hf.data.schema import DataError
+from omit_hf.data.sources.karpathy import read_karpathy
 from omit_hf.evaluation.pairs import SplitPairs
 from omit_hf.evaluation.protocols.karpathy import CAPTIONS
 from omit_hf.evaluation.retrieval import checked_matrix

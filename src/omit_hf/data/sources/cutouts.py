@@ -15,9 +15,9 @@ from pathlib import Path
 from PIL import Image, ImageChops, ImageDraw
 from tqdm.auto import tqdm
 
-from omit_hf.data.image_folder import text_lines
 from omit_hf.data.pictures import MAX_PIXELS
 from omit_hf.data.schema import DataError, tidy
+from omit_hf.data.sources.image_folder import text_lines
 
 CUTOUTS = "cutouts.jsonl"
 PAPER = 245  # the least value of the channels of white paper

@@ -11,16 +11,16 @@ import numpy as np
 from datasets import DatasetDict
 from PIL import Image
 
-from omit_hf.data.cutouts import Cutouts, open_cutout, read_cutouts
-from omit_hf.data.scene_captions import choose, describe, true_pairs
-from omit_hf.data.scenes import background, check_sizes, generate_split
 from omit_hf.data.schema import listed
+from omit_hf.data.sources.cutouts import Cutouts, open_cutout, read_cutouts
+from omit_hf.data.sources.scene_captions import choose, describe, true_pairs
+from omit_hf.data.sources.scenes import background, check_sizes, generate_split
 
 IMAGE_SIZE = 224  # pixels
 SLOT_SIZE = 74  # a picture is a 3 x 3 arrangement of slots in a frame of one pixel, at most one drawing in each
 DRAWING_SIZE = (40, 72)  # pixels of the longer side, inclusive
 OBJECTS = (3, 6)  # in a picture, inclusive
-RELATION_MARGIN = 28  # pixels, see `omit_hf.data.scene_captions`
+RELATION_MARGIN = 28  # pixels, see `omit_hf.data.sources.scene_captions`
 
 
 def load_compositions(
@@ -38,7 +38,7 @@ def load_compositions(
     show none that the training styles lack. Two concepts that share a name are never in one picture.
 
     Args:
-        folder: of cut-outs, see `omit_hf.data.cutouts`.
+        folder: of cut-outs, see `omit_hf.data.sources.cutouts`.
         train_size, validation_size, test_size: images in each split. Image number `n` of a split does not depend on
             the sizes, so a smaller split is a prefix of a larger one.
         seed: seed of the content; the same seed gives the same bytes for the same folder.
@@ -46,9 +46,9 @@ def load_compositions(
             last style of the folder by default, in the order in which `cutouts.jsonl` first names them.
 
     Returns:
-        `DatasetDict` in the schema of `omit_hf.data`; see `omit_hf.data.scenes.FEATURES`. `relevant_captions` of the
-        test split are exact: a caption is true of a picture where every thing that it names, and the relation if it
-        states one, is there.
+        `DatasetDict` in the schema of `omit_hf.data`; see `omit_hf.data.sources.scenes.FEATURES`. `relevant_captions`
+        of the test split are exact: a caption is true of a picture where every thing that it names, and the relation if
+        it states one, is there.
 
     Raises:
         ValueError: if the sizes, the seed or a style is none, no style is left for training, or there are too few

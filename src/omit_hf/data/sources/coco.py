@@ -6,9 +6,9 @@ from pathlib import Path
 
 from datasets import DatasetDict
 
-from omit_hf.data.karpathy import KARPATHY_SPLITS, read_karpathy
-from omit_hf.data.picture_files import PictureFiles
 from omit_hf.data.schema import SPLITS, tidy
+from omit_hf.data.sources.karpathy import KARPATHY_SPLITS, read_karpathy
+from omit_hf.data.sources.picture_files import PictureFiles
 
 CAPTION_FILES = {"captions_train2014.json": "train2014", "captions_val2014.json": "val2014"}
 

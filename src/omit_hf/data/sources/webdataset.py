@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict, Image, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from omit_hf.data.schema import SPLIT_NAMES
-from omit_hf.data.tables import Columns, tables_to_schema
+from omit_hf.data.sources.tables import Columns, tables_to_schema
 
 
 def load_webdataset(

@@ -8,9 +8,9 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, IterableDatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
-from omit_hf.data.karpathy import KARPATHY_SPLITS, read_karpathy
 from omit_hf.data.schema import SPLIT_NAMES, listed
-from omit_hf.data.tables import Columns, streams_to_schema, tables_to_schema
+from omit_hf.data.sources.karpathy import KARPATHY_SPLITS, read_karpathy
+from omit_hf.data.sources.tables import Columns, streams_to_schema, tables_to_schema
 
 
 def load_hub(

@@ -67,8 +67,8 @@ def describe(scene: list[dict], noun_phrase: Callable, rng, margin: float) -> tu
         margin: of a relation, in pixels.
 
     Returns:
-        The captions; their phrases, as `omit_hf.data.scenes.FEATURES` has them; and the statement of each caption:
-        what its `phrases` state, and its `relation` between the first two of them, or None.
+        The captions; their phrases, as `omit_hf.data.sources.scenes.FEATURES` has them; and the statement of each
+        caption: what its `phrases` state, and its `relation` between the first two of them, or None.
     """
     captions, phrases, statements = [], [], []
     while len(captions) < CAPTIONS_PER_IMAGE:

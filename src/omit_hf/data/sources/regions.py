@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, List, Value
 
-from omit_hf.data.npy import NpyRow, array_layout, read_row
 from omit_hf.data.schema import DataError, tidy
+from omit_hf.data.sources.npy import NpyRow, array_layout, read_row
 
 FEATURES = Features(
     {"region_features": NpyRow(), "captions": List(Value("string")), "image_id": Value("string")}
@@ -31,8 +31,8 @@ def load_regions(
       `{split}_img_sizes.npy` [N, 2], width and height.
 
     The number of captions decides: dev may hold more rows of regions than it has captions for, and those at the end are
-    then not used. Nothing of an array but its header is read until a row is accessed (see `omit_hf.data.npy`). Every
-    region of an image is taken for one, also where a row of zeros stands for none.
+    then not used. Nothing of an array but its header is read until a row is accessed (see `omit_hf.data.sources.npy`).
+    Every region of an image is taken for one, also where a row of zeros stands for none.
 
     Args:
         folder: holds the files.

@@ -18,11 +18,11 @@ from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
-from omit_hf.data.scene_captions import choose, describe, true_pairs
+from omit_hf.data.sources.scene_captions import choose, describe, true_pairs
 
 IMAGE_SIZE = 96  # pixels
 SLOT_SIZE = 32  # a picture is a 3 x 3 arrangement of slots, at most one object in each
-RELATION_MARGIN = 12  # pixels, see `omit_hf.data.scene_captions`
+RELATION_MARGIN = 12  # pixels, see `omit_hf.data.sources.scene_captions`
 SPLIT_SIZES = {"train": 4000, "validation": 250, "test": 1000}
 
 SHAPES = {

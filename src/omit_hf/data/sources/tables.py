@@ -16,8 +16,8 @@ from datasets import (
     concatenate_datasets,
 )
 
-from omit_hf.data.picture_files import PictureFiles
 from omit_hf.data.schema import FEATURES, SPLIT_NAMES, SPLITS, DataError, listed, tidy
+from omit_hf.data.sources.picture_files import PictureFiles
 
 KEPT = ("width", "height", "boxes")  # columns of the schema that a table may have too
 

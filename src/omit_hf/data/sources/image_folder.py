@@ -5,8 +5,8 @@ from pathlib import Path
 
 from datasets import DatasetDict
 
-from omit_hf.data.picture_files import PictureFiles
 from omit_hf.data.schema import SPLITS, tidy
+from omit_hf.data.sources.picture_files import PictureFiles
 
 METADATA = "metadata.jsonl"
 
