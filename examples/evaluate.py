@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from transformers import HfArgumentParser
 
 from omit_hf import OmitModel, OmitProcessor
+from omit_hf.cards import eval_results, with_results
 from omit_hf.command_line import HelpFormatter, errors_in_one_line, json_object
 from omit_hf.evaluation import (
     SplitPairs,
@@ -30,7 +31,6 @@ from omit_hf.evaluation import (
     split_similarity,
 )
 from omit_hf.evaluation.protocols import PROTOCOLS, TASKS, prepare
-from omit_hf.hub import eval_results, with_results
 from omit_hf.training import (
     check_output_files,
     data_of_model,

@@ -11,9 +11,16 @@ from PIL import Image
 from tiny import REGIONS, TEXT, tiny_config, tiny_recipe
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.hub import environment, eval_results, model_card, recipe_card, with_results
-from omit_hf.hub.card import CardPictures, check_card
-from omit_hf.hub.known_data import COCO, FLICKR30K
+from omit_hf.cards import (
+    CardPictures,
+    check_card,
+    environment,
+    eval_results,
+    model_card,
+    recipe_card,
+    with_results,
+)
+from omit_hf.cards.known_data import COCO, FLICKR30K
 from omit_hf.training import Recipe, read_recipe_file
 
 CONFIGS = Path(__file__).parents[1] / "examples" / "configs"

@@ -3,16 +3,16 @@ import subprocess
 
 import torch
 
-from omit_hf.hub import environment
+from omit_hf.cards import environment
 
-module = importlib.import_module("omit_hf.hub.environment")  # whose name the function has taken
+module = importlib.import_module("omit_hf.cards.environment")  # whose name the function has taken
 
 
 def test_the_commit_is_that_of_the_package_and_of_no_checkout_around_it(tmp_path, monkeypatch):
     """As where a wheel is installed into a virtual environment within somebody's project."""
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         monkeypatch.delenv(name, raising=False)
-    installed = tmp_path / ".venv" / "omit_hf" / "hub" / "environment.py"
+    installed = tmp_path / ".venv" / "omit_hf" / "cards" / "environment.py"
     installed.parent.mkdir(parents=True)
     installed.write_text("")
     (tmp_path / "theirs.py").write_text("")

@@ -27,10 +27,10 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
 from omit_hf import OmitModel, OmitProcessor
+from omit_hf.cards import environment
 from omit_hf.command_line import HelpFormatter
 from omit_hf.data import ImageTextInputs, load_image_text
 from omit_hf.evaluation import retrieval_metrics
-from omit_hf.hub import environment
 from omit_hf.modeling.packed_omit import packed_late_interaction
 from omit_hf.modeling.transport_omit import transport_similarity
 from omit_hf.training import read_recipe_file

@@ -21,11 +21,11 @@ from huggingface_hub.hf_api import ModelInfo
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 
+from omit_hf.cards import CardPictures, check_card, model_card
+from omit_hf.cards.known_data import SCENES, known_data
 from omit_hf.data import load_image_text
 from omit_hf.data.pictures import open_picture, stored_pictures
-from omit_hf.hub.card import CardPictures, check_card, model_card
 from omit_hf.hub.endpoint import missing_code, named_code
-from omit_hf.hub.known_data import SCENES, known_data
 from omit_hf.modeling import OmitModel, OmitProcessor
 from omit_hf.modeling.backbones_omit import fit_tokenizer
 from omit_hf.training.checkpoints import CARD_FILE, METRICS_FILE, RECIPE_FILE, recipe_changes

@@ -16,9 +16,9 @@ from accelerate.utils import broadcast, is_tensorboard_available, set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from omit_hf.cards import environment, model_card
 from omit_hf.data import ImageTextInputs, cache_states, check_data, load_image_text, shuffle_captions
 from omit_hf.evaluation import evaluate_split
-from omit_hf.hub import environment, model_card
 from omit_hf.modeling import OmitModel, OmitProcessor
 from omit_hf.training.building import build_augmentation, build_model, use_word_vectors
 from omit_hf.training.checkpoints import (
