@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -104,6 +105,7 @@ def test_methods_are_told_apart_without_colours():
 def test_without_matplotlib(tmp_path):
     (tmp_path / "matplotlib").mkdir()
     (tmp_path / "matplotlib" / "__init__.py").write_text("raise ImportError")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import omit_hf.comparison, omit_hf.comparison.plots"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", "import omit_hf.comparison.plots"]
+    result = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     assert "ImportError: The plots need matplotlib: pip install 'omit-hf[plot]', or --no_plots." in result.stderr

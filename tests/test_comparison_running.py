@@ -6,6 +6,7 @@ import psutil
 import pytest
 from comparisons import QuickRunner, comparison, launches, rows_of
 from filelock import FileLock
+from tiny import PROGRAMS
 
 from omit_hf.comparison import Runner, check_folders
 from omit_hf.comparison.running import LOCK_FILE, metrics_of
@@ -84,7 +85,9 @@ def test_two_commands_in_one_folder(tmp_path):
 
 def test_a_run_that_leaves_no_metrics_has_failed(tmp_path):
     runs = runs_of(comparison(tmp_path, grids=BOTH))
-    runner = QuickRunner(tmp_path / "runs", script="")
+    nothing = tmp_path / "nothing.py"
+    nothing.touch()
+    runner = QuickRunner(tmp_path / "runs", script=nothing)
     runner.run(runs, "Runs")
     assert len(runner.failed) == 4
     assert runner.failed["omit_seed0"].startswith("it ended without metrics.json; see ")
@@ -117,17 +120,9 @@ def test_cores_are_shared_unless_the_recipe_says(tmp_path):
         Runner(Path("train.py"), tmp_path, jobs=0)
 
 
-SLEEPER = """
-import subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-open(sys.argv[sys.argv.index("--output_dir") + 1] + ".pid", "w").write(f"{child.pid} ")
-child.wait()
-"""
-
-
 def test_stopping_ends_what_runs_and_begins_nothing(tmp_path):
     runs = runs_of(comparison(tmp_path, grids=BOTH))
-    runner = QuickRunner(tmp_path / "runs", 2, SLEEPER)
+    runner = QuickRunner(tmp_path / "runs", 2, PROGRAMS / "train_forever.py")
     thread = threading.Thread(target=runner.run, args=(runs, "Runs"))
     thread.start()
     files = [Path(f"{run.folder}.pid") for run in runs[:2]]

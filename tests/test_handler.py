@@ -25,7 +25,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny import CODE, REGIONS, TEXT, tiny_config
+from tiny import CODE, PROGRAMS, REGIONS, TEXT, tiny_config
 from transformers import pipeline
 
 from omit_hf import OmitConfig, OmitModel, OmitProcessor
@@ -34,6 +34,7 @@ from omit_hf.hub import write_handler
 from omit_hf.hub.handler import EndpointHandler, Limits, is_public
 from omit_hf.modeling.matching_omit import MATCHING
 
+PROGRAM = PROGRAMS / "serve_without_the_package.py"
 LIMITS = Limits(
     images=3,
     captions=4,
@@ -621,18 +622,6 @@ def test_the_handler_is_written_into_a_checkpoint(checkpoint, tmp_path):
     assert len(list(tmp_path.iterdir())) == 4 + len(CODE)
 
 
-ALONE = """
-import sys, json
-sys.modules["omit_hf"] = None  # as if it were not installed
-import importlib.util
-spec = importlib.util.spec_from_file_location("handler", sys.argv[1] + "/handler.py")
-module = importlib.util.module_from_spec(spec)
-sys.modules["handler"] = module
-spec.loader.exec_module(module)
-print(json.dumps(module.EndpointHandler(sys.argv[1])(json.load(sys.stdin))))
-"""
-
-
 def test_it_serves_where_the_package_is_not_installed(handler, checkpoint, tmp_path, monkeypatch):
     """By the code that lies in the checkpoint's folder."""
     for kind, auto in ((OmitConfig, "AutoConfig"), (OmitModel, "AutoModel"), (OmitProcessor, "AutoProcessor")):
@@ -643,7 +632,7 @@ def test_it_serves_where_the_package_is_not_installed(handler, checkpoint, tmp_p
     write_handler(folder)
     request = {"inputs": encoded(PNG), "parameters": {"captions": CAPTIONS, "alignment": True}}
     done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(folder)],
+        [sys.executable, PROGRAM, str(folder)],
         input=json.dumps(request),
         capture_output=True,
         text=True,

@@ -14,7 +14,7 @@ import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
-from tiny import CODE, tiny_recipe
+from tiny import CODE, PROGRAMS, tiny_recipe
 
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.data import ImageTextInputs, load_image_text, shuffle_captions
@@ -23,6 +23,7 @@ from omit_hf.training import Recipe, loop, read_recipe_file, train, write_recipe
 from omit_hf.training.building import build_model
 from omit_hf.training.checkpoints import begin_output_dir
 
+PROGRAM = PROGRAMS / "evaluate_a_run.py"
 TRAIN = Path(__file__).parents[1] / "examples" / "train.py"
 DROPOUT = {"text_config": {**tiny_recipe()["text_config"], "dropout": 0.3}}
 
@@ -130,18 +131,7 @@ def test_the_best_epoch_is_kept(trained):
 
 def test_another_process_reproduces_the_metrics_without_the_training_code(trained, tmp_path):
     folder, metrics = trained
-    code = """
-import json, sys
-from omit_hf import OmitModel, OmitProcessor
-from omit_hf.data import load_image_text
-from omit_hf.evaluation import evaluate_split
-folder, options = sys.argv[1], json.loads(sys.argv[2])
-model, processor = OmitModel.from_pretrained(folder), OmitProcessor.from_pretrained(folder)
-metrics, _ = evaluate_split(model, processor, load_image_text("scenes", **options)["test"])
-assert not any(name.startswith(("omit_hf.training", "matplotlib")) for name in sys.modules)
-print(json.dumps(metrics))
-"""
-    command = [sys.executable, "-c", code, str(folder), json.dumps(tiny_recipe()["data_options"])]
+    command = [sys.executable, PROGRAM, str(folder), json.dumps(tiny_recipe()["data_options"])]
     out = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert json.loads(out.splitlines()[-1]) == pytest.approx(metrics["test"], abs=1e-9)
 

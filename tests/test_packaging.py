@@ -2,6 +2,7 @@
 
 import configparser
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -10,23 +11,17 @@ from pathlib import Path
 
 import pytest
 from packaging.specifiers import SpecifierSet
+from tiny import PROGRAMS
 
 import omit_hf
 
 ROOT = Path(__file__).parents[1]
-CODE = """
-import json, sys
-import omit_hf, omit_hf.data, omit_hf.evaluation, omit_hf.hub, omit_hf.metrics, omit_hf.modeling.modeling_omit
-import omit_hf.comparison, omit_hf.training, omit_hf.visualization
-from transformers import AutoModel
-model = AutoModel.from_config(omit_hf.OmitConfig(projection_dim=8, text_config={"model_type": "omit_bigru"}))
-print(json.dumps([omit_hf.__file__, omit_hf.modeling.modeling_omit.__file__, type(model).__name__]))
-"""
 
 
-def imported(folder: Path, *options: str) -> list[str]:
-    command = [sys.executable, *options, "-c", CODE]
-    out = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
+def imported(folder: Path, **environment: str) -> list[str]:
+    command = [sys.executable, PROGRAMS / "import_the_package.py"]
+    environment = {**os.environ, **environment}
+    out = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
     assert out.returncode == 0, out.stderr
     return json.loads(out.stdout.splitlines()[-1])
 
@@ -58,7 +53,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel):
 def test_the_wheel_imports_from_another_folder(wheel, tmp_path):
     target = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(target)
-    package, modeling, name = imported(target)
+    package, modeling, name = imported(tmp_path, PYTHONPATH=str(target))
     assert Path(package) == target / "omit_hf" / "__init__.py"
     assert Path(modeling) == target / "omit_hf" / "modeling" / "modeling_omit.py"
     assert name == "OmitModel"
@@ -89,6 +84,6 @@ def test_python_is_as_new_as_the_pinned_packages_need():
 
 
 def test_importing_the_package_leaves_training_and_plotting_alone(tmp_path):
-    code = "import sys, omit_hf; print([name for name in sys.modules if name.startswith(('omit_hf.t', 'matplotlib'))])"
-    out = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, PROGRAMS / "list_modules.py"]
+    out = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"

@@ -23,7 +23,7 @@ from hub_server import HubServer
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny import CODE, REGIONS, tiny_config, tiny_recipe
+from tiny import CODE, PROGRAMS, REGIONS, tiny_config, tiny_recipe
 
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.data import load_image_text
@@ -36,28 +36,8 @@ from omit_hf.training.recipe import write_recipe_file
 SCRIPT = Path(__file__).parents[1] / "examples" / "push_to_hub.py"
 FILES = {"README.md", "config.json", "metrics.json", "model.safetensors", "processor_config.json", "recipe.yaml"}
 FILES |= {"tokenizer.json", "tokenizer_config.json", "alignment.png", "sample.png"} | CODE
+READER = PROGRAMS / "read_from_the_hub.py"
 STAYS = ("optimizer.pt", "pytorch_model.bin", "states.pkl", "notes.txt", "tokenizer.pkl", "training.py")
-READER = """
-import re, sys
-import numpy as np
-from huggingface_hub import hf_hub_download
-from omit_hf import OmitModel, OmitProcessor
-from omit_hf.data import load_image_text
-from omit_hf.evaluation import evaluate_split
-
-def scores(name):
-    model, processor = OmitModel.from_pretrained(name), OmitProcessor.from_pretrained(name)
-    test = load_image_text("scenes", train_size=8, validation_size=4, test_size=6)["test"]
-    return model, processor, evaluate_split(model, processor, test, progress=False)[1]
-
-model, processor, first = scores("user/model")
-model.push_to_hub("user/again")
-processor.push_to_hub("user/again")
-np.save(sys.argv[1], np.stack([first, scores("user/again")[2]]))
-card = open(hf_hub_download("user/model", "README.md"), encoding="utf-8").read()
-[code] = re.findall(r"```python\\n(.*?)```", card, flags=re.DOTALL)
-exec(code)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +127,7 @@ def test_a_run_goes_to_the_hub_in_one_commit_and_comes_back(hub, run, tmp_path):
     test = load_image_text("scenes", train_size=8, validation_size=4, test_size=6)["test"]
     expected = evaluate_split(model, processor, test, progress=False)[1]
     shutil.rmtree(run)
-    read = in_a_process(hub, tmp_path, "-c", READER, tmp_path / "scores.npy")
+    read = in_a_process(hub, tmp_path, READER, tmp_path / "scores.npy")
     assert read.returncode == 0, read.stderr[-2000:]
     published, pushed_again = np.load(tmp_path / "scores.npy")
     assert np.array_equal(published, expected)

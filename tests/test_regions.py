@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import sources
 import torch
+from tiny import PROGRAMS
 from torch.utils.data import DataLoader
 
 from omit_hf.data import ImageTextInputs, load_image_text, load_regions
+
+PROGRAM = PROGRAMS / "read_regions.py"
 
 
 def by_number(split, number):
@@ -198,31 +201,6 @@ def test_a_file_that_is_replaced_later(tmp_path):
         rows[2]
 
 
-MEMORY = """
-import sys
-from functools import partial
-from pathlib import Path
-import numpy as np
-from omit_hf.data import ImageTextInputs, build_word_tokenizer, load_image_text
-from torch.utils.data import DataLoader
-
-def resident():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return {line.split(":")[0]: int(line.split()[1]) // 1024 for line in lines if line.startswith(("Rss", "VmHWM"))}
-
-folder, captions, images = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-rows = load_image_text(folder, captions_per_image=captions)["train"]
-inputs = ImageTextInputs(rows, partial(build_word_tokenizer(["a man"]), padding=True, return_tensors="pt"))
-order = np.random.default_rng(0).permutation(len(rows))[:images] * captions
-read, before = 0, resident()
-for batch in DataLoader(order, batch_size=128, collate_fn=inputs.pairs):
-    read += batch["region_features"].nbytes // 2**20
-after = resident()
-print(len(rows), "images, MB:", before, after)
-print(read, sum(after[name] - before[name] for name in ("RssAnon", "RssFile")), after["VmHWM"])
-"""
-
-
 def coco_with_holes(folder, captions):
     """COCO's regions of the real shape, 33 GB, in a file that is one hole."""
     for prefix, count in {"train": 113_287, "dev": 1, "test": 1}.items():
@@ -238,7 +216,7 @@ def coco_with_holes(folder, captions):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_what_is_read_of_33_gigabytes_is_not_kept(tmp_path):
     coco_with_holes(tmp_path, captions=1)  # five captions an image take longer to load, and 0.3 GB
-    command = [sys.executable, "-c", MEMORY, str(tmp_path), "1", "1536"]
+    command = [sys.executable, PROGRAM, str(tmp_path), "1", "1536"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     read, grown, peak = map(int, result.stdout.splitlines()[-1].split())

@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
-from tiny import CODE, REGIONS, TEXT, tiny_config, tiny_recipe
+from tiny import CODE, PROGRAMS, REGIONS, TEXT, tiny_config, tiny_recipe
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor, BertConfig
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 
@@ -30,66 +30,17 @@ ENTRIES = {
 ALLOWED = {"torch", "transformers", "huggingface_hub", "PIL", *sys.stdlib_module_names}
 TEXTS = ["a red circle", "a small blue star and a ring", "two of them"]
 HUB_ID, COMMIT = "user/tiny-omit", "0123456789abcdef0123456789abcdef01234567"
-# What somebody without the package runs, or the network; anything that is said or warned of is in stderr.
-STRANGER = """
-import json, os, socket, sys
-
-def refuse(*args):
-    raise AssertionError(f"asked for the network: {args}")
-
-socket.socket.connect = socket.getaddrinfo = refuse
-import torch
-from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor, pipeline
-from transformers.utils import logging
-
-torch.set_num_threads(1)
-logging.disable_progress_bar()
-jobs, texts, commit = json.load(sys.stdin)
-
-def classify(path, **options):
-    labels = {"candidate_labels": texts, "hypothesis_template": "{}"}
-    answer = pipeline("zero-shot-image-classification", model=path, device="cpu", **options)("picture.png", **labels)
-    return [{each["label"]: each["score"] for each in answer}[label] for label in texts]
-
-def score(path, regions=None, again=None, auto_class=AutoModel):
-    options = {"trust_remote_code": True, **({} if os.path.isdir(path) else {"revision": commit})}
-    model, processor = auto_class.from_pretrained(path, **options), AutoProcessor.from_pretrained(path, **options)
-    images = {"regions": torch.tensor(regions)} if regions else {"images": "picture.png"}
-    with torch.inference_mode():
-        logits = model(**processor(text=texts, **images)).logits_per_image.tolist()
-    if again:
-        model.save_pretrained(again)
-        processor.save_pretrained(again)
-    untrained = AutoModel.from_config(AutoConfig.from_pretrained(path, **options), trust_remote_code=True)
-    assert untrained.num_parameters() == model.num_parameters()
-    return {"logits": logits, "module": type(model).__module__}
-
-path = jobs[0][0]
-refused = []
-for load in (AutoModel.from_pretrained, AutoProcessor.from_pretrained, classify):
-    try:
-        load(path)
-    except ValueError as error:
-        refused.append(str(error))
-executed = [name for name in sys.modules if name.startswith("transformers_modules")]
-labels = classify(path, trust_remote_code=True)  # before anything else is loaded that might help it
-found = [score(*job) for job in jobs]
-found.append(score(jobs[0][2]))
-found.append(score("zero", None, "zero-again", AutoModelForZeroShotImageClassification))
-assert "omit_hf" not in sys.modules
-print()  # ends the question of trust
-print(json.dumps({"refused": refused, "executed": executed, "labels": labels, "found": found}))
-"""
+STRANGER = PROGRAMS / "load_without_the_package.py"
 
 
-def without_the_package(folder: Path, code: str, stdin: str, **environment) -> subprocess.CompletedProcess:
-    """Run code in a folder, in a Python that finds no omit_hf."""
+def without_the_package(folder: Path, program: Path, stdin: str, **environment) -> subprocess.CompletedProcess:
+    """Run a program in a folder, in a Python that finds no omit_hf."""
     poison = folder / "poison" / "omit_hf"
     poison.mkdir(parents=True)
     (poison / "__init__.py").write_text("raise ImportError('omit_hf is not installed')")
     environment = {**os.environ, "PYTHONPATH": str(poison.parent), **environment}
     return subprocess.run(
-        [sys.executable, "-P", "-c", code], cwd=folder, env=environment, input=stdin, capture_output=True, text=True
+        [sys.executable, "-P", program], cwd=folder, env=environment, input=stdin, capture_output=True, text=True
     )
 
 

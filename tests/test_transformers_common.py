@@ -13,6 +13,7 @@ import torch
 import transformers
 import transformers_sources
 from miniatures import SMALL, text_tokenizer
+from tiny import PROGRAMS
 from transformers import PreTrainedModel, ViTImageProcessor
 from transformers_sources import common_tests
 
@@ -206,7 +207,7 @@ def test_no_registry_is_a_reason_to_skip_but_in_ci(tmp_path, monkeypatch):
 
 
 def test_a_release_without_sources_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(transformers_sources, "DOWNLOAD", ["-c", "import sys; sys.exit('ERROR: No such version')"])
+    monkeypatch.setattr(transformers_sources, "DOWNLOAD", [str(PROGRAMS / "fail.py"), "ERROR: No such version"])
     monkeypatch.delenv("CI", raising=False)
     with pytest.raises(RuntimeError, match="could not be fetched: ERROR: No such version"):
         transformers_sources.fetched(tmp_path)

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from oracles import score_bounds
+from tiny import PROGRAMS
 
 from omit_hf import kernels
 from omit_hf.modeling.transport_omit import BACKENDS, reference_similarity, transport_similarity
@@ -278,7 +278,7 @@ def test_the_forward_pass_writes_the_scores_alone():
 def test_the_kernels_compile_for_hopper_and_fit_its_chip():
     """Needs no GPU: Triton's wheel brings the assembler. In a process of its own, without the interpreter."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    script = Path(__file__).with_name("triton_resources.py")
+    script = PROGRAMS / "triton_resources.py"
     cases = ["bfloat16:37:14:1024", "float32:37:14:1024:forward", "bfloat16:257:20:1024:forward"]
     out = subprocess.run([sys.executable, script, *cases], env=environment, capture_output=True, text=True, timeout=600)
     assert out.returncode == 0, out.stderr

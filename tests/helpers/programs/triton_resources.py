@@ -1,5 +1,7 @@
 """Compiles the Triton kernels for sm_90 as the host would launch them, on a machine without a GPU, and prints what each
-takes: `python tests/triton_resources.py dtype:R:C:D[:forward] ...`; a JSON line for each compiled kernel.
+takes, a JSON line for each compiled kernel:
+
+    python tests/helpers/programs/triton_resources.py dtype:R:C:D[:forward] ...
 
 Run it without TRITON_INTERPRET: what is interpreted cannot be compiled.
 """

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from omit_hf import OmitConfig, modeling
 
+PROGRAMS = Path(__file__).with_name("programs")  # which tests run in processes of their own
 CODE = {file.name for file in Path(modeling.__file__).parent.glob("*_omit.py")}  # what travels with a checkpoint
 VISION = {"model_type": "convnext", "patch_size": 8, "num_stages": 2, "hidden_sizes": [8, 12], "depths": [1, 1]}
 REGIONS = {"model_type": "omit_region", "feature_size": 10, "hidden_size": 8}

@@ -18,7 +18,7 @@ import torch
 import transformers
 from filelock import FileLock
 
-CACHE = Path(__file__).parents[1] / ".cache"
+CACHE = Path(__file__).parents[2] / ".cache"
 PACKAGE = "transformers_common_tests"
 FILES = ("test_configuration_common.py", "test_modeling_common.py", "test_processing_common.py")
 DOWNLOAD = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "transformers"]

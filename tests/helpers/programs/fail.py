@@ -1,0 +1,5 @@
+"""Stop with the argument as the error."""
+
+import sys
+
+sys.exit(sys.argv[1])

@@ -1,0 +1,5 @@
+"""Does nothing for ten minutes."""
+
+import time
+
+time.sleep(600)
