@@ -31,7 +31,7 @@ from omit_hf import OmitModel, OmitProcessor
 from omit_hf.command_line import HelpFormatter, errors_in_one_line
 from omit_hf.data import load_image_text
 from omit_hf.hub.handler import Limits, RequestError, decoded
-from omit_hf.modeling.matching_omit import MATCHING, tiled_similarity
+from omit_hf.modeling.matching_omit import MATCHING
 from omit_hf.modeling.pictures_omit import rgb_picture
 from omit_hf.training.recipe import data_of_model
 from omit_hf.word_alignments import EncodedPicture, WordAlignment, align_sentence, encode_picture
@@ -128,7 +128,7 @@ class Demo:
     def mean_similarity(self, shown: Shown, sentence: str) -> float:
         """Cosine of the mean-pooled fragments of the same features."""
         text = self.model.get_text_features(**self.processor(text=sentence).to(self.model.device))
-        return tiled_similarity(self.mean, shown.encoded.features, text).item()
+        return self.mean.tiled_similarity(shown.encoded.features, text).item()
 
 
 def scenes_examples(name: str) -> list[tuple[Image.Image, str]]:

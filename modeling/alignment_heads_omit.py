@@ -1,16 +1,18 @@
-"""Heads that look for each fragment's counterpart by itself, without marginals: late interaction, CHAN, SCAN.
+"""Heads that look for a fragment's counterpart by itself, without marginals: late interaction, CHAN, SCAN.
 
-The formulas are those of section 7. Scores are 0 for an image without a valid region or a caption without a valid word.
+The formulas: ``docs/concepts/method.md#heads``. Scores are 0 for an image without a valid region or a caption without a
+valid word.
 """
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .features_omit import OmitFeatures
-from .packed_omit import packed_late_interaction
-from .sinkhorn_omit import LOG_ZERO, at_least_float32
-from .transport_omit import CPU_BACKENDS, check_product
+from .head_omit import Match, MatchingHead
+from .sinkhorn_omit import LOG_ZERO, at_least_float32, row_similarity
+from .tiling_omit import DEFAULT_MEMORY_BUDGET, score_in_tiles
+from .transport_omit import BACKENDS, MATMUL_DTYPES, Side, candidate_backends, check_rows
 
 CHAN_TEMPERATURE = 0.1
 SCAN_SHARPNESS = 9  # factor on what the attention's softmax is taken of
@@ -18,63 +20,77 @@ SCAN_SLOPE = 0.1  # of the leaky ReLU
 NORM_EPS = 1e-6
 
 
-class MaxSimMatching(nn.Module):
+class MaxSimMatching(MatchingHead):
     """Late interaction: for each word the best region, mean over the words (ColBERT).
 
         s(V, T) = 1/L Σ_l max_k ⟨v_k, t_l⟩
 
-    The alignment gives each word's share of the score, 1/L, to its best region.
+    The alignment gives a word's share of the score, 1/L, to its best region.
     """
 
+    title = "late interaction"
+    summary = (
+        "it finds for each word of a caption the most similar fragment of an image, and scores the mean (late "
+        "interaction)"
+    )
+    formula = "1/L Σ_l max_k ⟨v_k, t_l⟩"
     aligns = True
-    temperature = None
+    matmul_dtypes = MATMUL_DTYPES
+    temperature: float | None = None
 
     def __init__(self, config):
-        super().__init__()
+        super().__init__(config)
         self.backend = config.backend
 
-    def forward(self, image: OmitFeatures, text: OmitFeatures, product: str = "float32") -> Tensor:
-        if product != "float32":
-            check_product(product, self.backend, (image.embeds, text.embeds))
-        with torch.autocast(image.embeds.device.type, enabled=False):
-            if self.packed(image):
-                sides = (image.embeds, image.mask, text.embeds, text.mask)
-                return packed_late_interaction(*sides, temperature=self.temperature, product=product)
-            words = at_least_float32(text.embeds)[text.mask]  # of all captions one after the other, [N, D]
-            if image.embeds.shape[1] == 0:  # no maximum
-                return words.new_zeros(len(image.embeds), len(text.embeds))
-            similarity = at_least_float32(image.embeds) @ words.T  # [B_i, K, N]
-            best = similarity.masked_fill(~image.mask[..., None], LOG_ZERO).amax(dim=1)
-            caption = text.mask.nonzero()[:, 0]
-            score = self.over_words(best.masked_fill(~image.mask.any(dim=1, keepdim=True), 0), caption, len(text.mask))
-            return score.masked_fill(~(image.mask.any(dim=1)[:, None] & text.mask.any(dim=1)), 0)
+    def similarity(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
+        return self.tiled_similarity(image, text)
 
-    def packed(self, image: OmitFeatures) -> bool:
-        """Whether the CPU backend scores, tile by tile; otherwise plain torch does, on any device."""
-        return image.embeds.device.type == "cpu" and self.backend in ("auto", *CPU_BACKENDS)
+    def score(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
+        """The similarity in plain torch, on any device."""
+        similarity = row_similarity(image.embeds, text.embeds)
+        if 0 in similarity.shape[2:]:  # no maximum
+            return similarity.sum((2, 3))
+        best = similarity.masked_fill(~image.mask[:, None, :, None], LOG_ZERO).amax(dim=2)
+        score = self.pool_words(best, text.mask)
+        return score.masked_fill(~(image.mask.any(dim=1)[:, None] & text.mask.any(dim=1)), 0)
 
-    def over_words(self, best: Tensor, caption: Tensor, captions: int) -> Tensor:
-        """Pool the words' best similarities, [B_i, N], by the caption that each word is of, into [B_i, B_t]."""
-        total = best.new_zeros(len(best), captions).index_add(1, caption, best)
-        return total / caption.bincount(minlength=captions).clamp_min(1)
+    def tiled_similarity(
+        self,
+        image: OmitFeatures,
+        text: OmitFeatures,
+        memory_budget: int = DEFAULT_MEMORY_BUDGET,
+        matmul_dtype: str = "float32",
+    ) -> Tensor:
+        check_rows(image.embeds, text.embeds, self.backend, matmul_dtype)
+        device = image.embeds.device.type
+        for name in candidate_backends(self.backend, device, image.mask.numel() * text.mask.numel(), matmul_dtype):
+            if BACKENDS[name].late_interaction is not None:
+                sides = Side(image.embeds, image.mask[:, None]), Side(text.embeds, text.mask[None])
+                with torch.autocast(device, enabled=False):
+                    return BACKENDS[name].late_interaction(*sides, self.temperature, matmul_dtype)
+        return score_in_tiles(
+            lambda images, captions: self.score(image.select(images), text.select(captions)),
+            len(image.embeds),
+            len(text.embeds),
+            self.elements_per_pair(image, text),
+            memory_budget,
+        )
 
-    def word_weights(self, best: Tensor, mask: Tensor) -> Tensor:
-        """What share of the score each word has, [B_i, B_t, L], from its best similarity."""
+    def pool_words(self, best: Tensor, mask: Tensor) -> Tensor:
+        """Pool the words' best similarities, [B_i, B_t, L], into scores, [B_i, B_t]."""
+        return best.masked_fill(~mask, 0).sum(dim=-1) / mask.sum(dim=-1).clamp_min(1)
+
+    def weigh_words(self, best: Tensor, mask: Tensor) -> Tensor:
+        """A word's share of the score, [B_i, B_t, L], from its best similarity."""
         return (mask / mask.sum(dim=-1, keepdim=True).clamp_min(1)).to(best.dtype).expand_as(best)
 
-    def alignment(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
-        with torch.autocast(image.embeds.device.type, enabled=False):
-            similarity = torch.einsum("ikd,tld->itkl", at_least_float32(image.embeds), at_least_float32(text.embeds))
-            if image.embeds.shape[1] == 0:
-                return similarity
-            best = similarity.masked_fill(~image.mask[:, None, :, None], LOG_ZERO).max(dim=2, keepdim=True)
-            weights = self.word_weights(best.values.squeeze(2), text.mask) * image.mask.any(dim=1)[:, None, None]
-            return torch.zeros_like(similarity).scatter(2, best.indices, weights[:, :, None])
-
-    def elements_per_pair(self, image: OmitFeatures, text: OmitFeatures) -> int:
-        if self.packed(image):
-            return 1
-        return 2 * image.embeds.shape[1] * text.embeds.shape[1]
+    def match(self, image: OmitFeatures, text: OmitFeatures) -> Match:
+        similarity = row_similarity(image.embeds, text.embeds)
+        if image.embeds.shape[1] == 0:
+            return Match(None, similarity)
+        best = similarity.masked_fill(~image.mask[:, None, :, None], LOG_ZERO).max(dim=2, keepdim=True)
+        weights = self.weigh_words(best.values.squeeze(2), text.mask) * image.mask.any(dim=1)[:, None, None]
+        return Match(None, torch.zeros_like(similarity).scatter(2, best.indices, weights[:, :, None]))
 
 
 class ChanMatching(MaxSimMatching):
@@ -82,24 +98,26 @@ class ChanMatching(MaxSimMatching):
 
         s(V, T) = τ log Σ_l exp(max_k ⟨v_k, t_l⟩ / τ),  τ = 0.1
 
-    The sum is not a mean: the score grows with the number of words, up to 1 + τ log L. The alignment gives each word's
+    The sum is not a mean: the score grows with the number of words, up to 1 + τ log L. The alignment gives a word's
     share in the gradient of the score, softmax_l(max_k ⟨v_k, t_l⟩ / τ), to its best region.
     """
 
+    title = "CHAN"
+    summary = "it finds for each word of a caption the most similar fragment of an image, and scores their log-sum-exp"
+    formula = "τ log Σ_l exp(max_k ⟨v_k, t_l⟩ / τ)"
     temperature = CHAN_TEMPERATURE
 
-    def over_words(self, best: Tensor, caption: Tensor, captions: int) -> Tensor:
-        total = best.new_zeros(len(best), captions).index_add(1, caption, (best / self.temperature).exp())
-        return self.temperature * total.clamp_min(torch.finfo(total.dtype).tiny).log()
+    def pool_words(self, best: Tensor, mask: Tensor) -> Tensor:
+        return self.temperature * (best / self.temperature).masked_fill(~mask, LOG_ZERO).logsumexp(dim=-1)
 
-    def word_weights(self, best: Tensor, mask: Tensor) -> Tensor:
+    def weigh_words(self, best: Tensor, mask: Tensor) -> Tensor:
         return (best / self.temperature).masked_fill(~mask, LOG_ZERO).softmax(dim=-1) * mask
 
 
-class ScanMatching(nn.Module):
-    """Stacked cross attention: the mean cosine of each query and what it attends to (Lee et al. 2018).
+class ScanT2IMatching(MatchingHead):
+    """Stacked cross attention: the mean cosine of a query and what it attends to (Lee et al. 2018).
 
-    Queries q_j, [n], of one side attend over the keys k_i, [m], of the other:
+    Queries q_j, [n], are the words; they attend over the keys k_i, [m], the regions:
 
         r_ij = LeakyReLU₀.₁ ⟨k_i, q_j⟩,  r̄_ij = r_ij / ‖r_i·‖,  α_ij = softmax_i(9 r̄_ij),  a_j = Σ_i α_ij k_i,
         s = 1/n Σ_j cos(q_j, a_j) = 1/n Σ_j Σ_i α_ij ⟨k_i, q_j⟩ / √(α_·jᵀ G α_·j)  with G_ii' = ⟨k_i, k_i'⟩.
@@ -107,53 +125,54 @@ class ScanMatching(nn.Module):
     The second form spares the attended vectors, [B_i, B_t, n, D]. The alignment is α / n.
     """
 
+    title = "SCAN, words attend over regions"
+    summary = "each word of a caption attends over the fragments of an image, and is compared to what it attends to"
+    formula = "1/L Σ_l cos(t_l, Σ_k α_kl v_k)"
     aligns = True
 
-    def __init__(self, config):
-        super().__init__()
+    def similarity(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
+        return compare_attended(image, text)
 
-    def attend(self, keys: OmitFeatures, queries: OmitFeatures) -> tuple[Tensor, Tensor]:
-        """⟨k, q⟩ and α of all pairs, [B_k, m, B_q, n] each."""
-        similarity = torch.einsum("kmd,qnd->kmqn", at_least_float32(keys.embeds), at_least_float32(queries.embeds))
-        rectified = F.leaky_relu(similarity, SCAN_SLOPE)  # zero where masked, as the fragments are
-        logits = SCAN_SHARPNESS * F.normalize(rectified, dim=-1, eps=NORM_EPS)
-        valid = keys.mask[:, :, None, None]
-        return similarity, logits.masked_fill(~valid, LOG_ZERO).softmax(dim=1) * valid
-
-    def score(self, keys: OmitFeatures, queries: OmitFeatures) -> Tensor:
-        """[B_k, B_q]."""
-        with torch.autocast(keys.embeds.device.type, enabled=False):
-            similarity, attention = self.attend(keys, queries)
-            key_vectors = at_least_float32(keys.embeds)
-            gram = key_vectors @ key_vectors.mT
-            squared_norm = (attention * (gram @ attention.flatten(2)).view_as(attention)).sum(dim=1)
-            cosine = (attention * similarity).sum(dim=1) / squared_norm.clamp_min(NORM_EPS**2).sqrt()
-            return cosine.sum(dim=-1) / queries.mask.sum(dim=-1).clamp_min(1)
-
-    def elements_per_pair(self, image: OmitFeatures, text: OmitFeatures) -> int:
-        return 6 * image.embeds.shape[1] * text.embeds.shape[1]
+    def match(self, image: OmitFeatures, text: OmitFeatures) -> Match:
+        return Match(None, attention_shares(image, text).permute(0, 2, 1, 3))
 
 
-class ScanT2IMatching(ScanMatching):
-    """[`ScanMatching`] with the words as queries: each word attends over the regions."""
+class ScanI2TMatching(ScanT2IMatching):
+    """[`ScanT2IMatching`] with the regions as queries: each attends over the words."""
 
-    def forward(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
-        return self.score(image, text)
+    title = "SCAN, regions attend over words"
+    summary = "each fragment of an image attends over the words of a caption, and is compared to what it attends to"
+    formula = "1/K Σ_k cos(v_k, Σ_l α_kl t_l)"
 
-    def alignment(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
-        return _shares(self.attend(image, text)[1], text.mask).permute(0, 2, 1, 3)
+    def similarity(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
+        return compare_attended(text, image).T
 
-
-class ScanI2TMatching(ScanMatching):
-    """[`ScanMatching`] with the regions as queries: each region attends over the words."""
-
-    def forward(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
-        return self.score(text, image).T
-
-    def alignment(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
-        return _shares(self.attend(text, image)[1], image.mask).permute(2, 0, 3, 1)
+    def match(self, image: OmitFeatures, text: OmitFeatures) -> Match:
+        return Match(None, attention_shares(text, image).permute(2, 0, 3, 1))
 
 
-def _shares(attention: Tensor, mask: Tensor) -> Tensor:
-    """Attention of the valid queries [B_k, m, B_q, n], so that it sums to 1 over a pair."""
-    return attention * mask / mask.sum(dim=-1).clamp_min(1)[:, None]
+def attend(keys: OmitFeatures, queries: OmitFeatures) -> tuple[Tensor, Tensor]:
+    """⟨k, q⟩ and α of all pairs, [B_k, m, B_q, n] each."""
+    similarity = torch.einsum("kmd,qnd->kmqn", at_least_float32(keys.embeds), at_least_float32(queries.embeds))
+    rectified = F.leaky_relu(similarity, SCAN_SLOPE)  # zero where masked, as the fragments are
+    logits = SCAN_SHARPNESS * F.normalize(rectified, dim=-1, eps=NORM_EPS)
+    valid = keys.mask[:, :, None, None]
+    return similarity, logits.masked_fill(~valid, LOG_ZERO).softmax(dim=1) * valid
+
+
+def compare_attended(keys: OmitFeatures, queries: OmitFeatures) -> Tensor:
+    """Mean cosine of the queries and what they attend to, [B_k, B_q]."""
+    with torch.autocast(keys.embeds.device.type, enabled=False):
+        similarity, attention = attend(keys, queries)
+        key_vectors = at_least_float32(keys.embeds)
+        gram = key_vectors @ key_vectors.mT
+        squared_norm = (attention * (gram @ attention.flatten(2)).view_as(attention)).sum(dim=1)
+        cosine = (attention * similarity).sum(dim=1) / squared_norm.clamp_min(NORM_EPS**2).sqrt()
+        return cosine.sum(dim=-1) / queries.mask.sum(dim=-1).clamp_min(1)
+
+
+def attention_shares(keys: OmitFeatures, queries: OmitFeatures) -> Tensor:
+    """Attention of the valid queries, [B_k, m, B_q, n], so that it sums to 1 over a pair."""
+    with torch.autocast(keys.embeds.device.type, enabled=False):
+        attention = attend(keys, queries)[1]
+    return attention * queries.mask / queries.mask.sum(dim=-1).clamp_min(1)[:, None]

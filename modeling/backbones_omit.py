@@ -139,3 +139,35 @@ def number_of_patches(config, pixel_values: Tensor, tokens: int) -> int:
             f"expected at least {patches}, one for each {sizes[0]} x {sizes[1]} patch."
         )
     return patches
+
+
+def train_unfrozen(encoder: nn.Module, mode: bool) -> nn.Module:
+    """`Module.train` that leaves what is frozen of a backbone in evaluation mode: no dropout, fixed statistics.
+
+    Frozen is a part without a trained parameter, and with `batch_norm_frozen` every batch norm.
+    """
+    nn.Module.train(encoder, mode)
+    for part in encoder.backbone.modules():
+        parameters = list(part.parameters())
+        frozen = parameters and not any(parameter.requires_grad for parameter in parameters)
+        if frozen or (encoder.batch_norm_frozen and isinstance(part, nn.modules.batchnorm._BatchNorm)):
+            part.eval()
+    return encoder
+
+
+def check_input(backbone: nn.Module, side: str, expected: str) -> None:
+    """See that a backbone is an encoder of that side: that it reads `pixel_values`, or `input_ids` alone.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    kind = backbone.config.model_type
+    if backbone.main_input_name != expected:
+        raise ValueError(
+            f"The {side} backbone is a {kind!r} model, which reads {backbone.main_input_name}; expected a {side} "
+            f"encoder, which reads {expected}."
+        )
+    if side == "text" and backbone.config.is_encoder_decoder:
+        raise ValueError(
+            f"The text backbone is a {kind!r} model, an encoder and a decoder; expected an encoder, such as BERT."
+        )

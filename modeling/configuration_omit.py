@@ -9,8 +9,9 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .matching_omit import MATCHING
+
 MAX_LOGIT_SCALE = math.log(100)
-Matching = Literal["omit", "ot", "maxsim", "chan", "scan_t2i", "scan_i2t", "mean", "gpo", "pem"]
 
 
 def check_fields(where: str, names: Iterable[str], known: Iterable[str]) -> None:
@@ -100,9 +101,9 @@ class OmitConfig(PreTrainedConfig):
             `AutoModel` or `AutoBackbone`, whose grid cells or patches are; an object, or a dict with `model_type`.
         text_config: `omit_bigru` or any text encoder of `AutoModel`; its words or sub-words are the text fragments.
         projection_dim: D, the common width of fragments and global features.
-        matching: the similarity head. `omit` (partial transport), `ot` (full transport); `maxsim` (late interaction),
-            `chan`, `scan_t2i`, `scan_i2t` (each fragment's counterpart by itself); `mean`, `gpo`, `pem` (one pooled
-            vector or Gaussian a side).
+        matching: the similarity head, one of `MATCHING`. `omit` (partial transport), `ot` (full transport); `maxsim`
+            (late interaction), `chan`, `scan_t2i`, `scan_i2t` (a fragment's counterpart by itself); `mean`, `gpo`,
+            `pem` (one pooled vector or Gaussian a side).
         regularization: λ of the entropic transport, in units of a cosine (`omit`, `ot`).
         num_iterations: n, the Sinkhorn iterations (`omit`, `ot`).
         dustbin: what takes the fragments without a counterpart (`omit`): the `global` feature of each side, one
@@ -139,7 +140,7 @@ class OmitConfig(PreTrainedConfig):
     vision_config: PreTrainedConfig | dict | None = None
     text_config: PreTrainedConfig | dict | None = None
     projection_dim: int = 1024
-    matching: Matching = "omit"
+    matching: str = "omit"
     regularization: float | int = 0.02
     num_iterations: int = 3
     dustbin: Literal["global", "learned", "scalar"] = "global"
@@ -153,6 +154,8 @@ class OmitConfig(PreTrainedConfig):
     special_token_ids: list[int] | None = None
 
     def validate_matching(self):
+        if self.matching not in MATCHING:
+            raise ValueError(f"matching is {self.matching!r}; expected one of {', '.join(map(repr, MATCHING))}.")
         if self.projection_dim < 1:
             raise ValueError(f"projection_dim is {self.projection_dim}; expected at least 1.")
         if not 0 < self.regularization < math.inf:

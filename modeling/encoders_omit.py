@@ -9,17 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoModel
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 
 from .backbones_omit import (
     TEXT_TOWERS,
     backbone_width,
     build_vision_backbone,
+    check_input,
     number_of_patches,
     own_image_size,
+    train_unfrozen,
     without_pooler,
 )
-from .sinkhorn_omit import at_least_float32
+from .features_omit import OmitFeatures
+
+NORM_EPS = 1e-6  # padding is zero, and a smaller one gives it huge gradients
 
 
 class Projection(nn.Linear):
@@ -30,6 +34,7 @@ class RegionEncoder(nn.Module):
     """Image side: precomputed regions, projected by FC + MLP with batch norm; the global feature is their mean."""
 
     input_name = "region_features"
+    input_names = (input_name,)
 
     def __init__(self, config):
         super().__init__()
@@ -115,6 +120,7 @@ class GridEncoder(nn.Module):
     """
 
     input_name = "pixel_values"
+    input_names = (input_name, "image_states")
     batch_norm_frozen = False
 
     def __init__(self, config, backbone: nn.Module | None = None):
@@ -131,18 +137,16 @@ class GridEncoder(nn.Module):
             )
         self.projection = Projection(backbone_width(self.backbone), config.projection_dim)
 
-    def forward(self, pixel_values: Tensor | None, states: Tensor | None = None, **kwargs):
+    def forward(self, pixel_values: Tensor | None = None, image_states: Tensor | None = None, **kwargs):
         """
         Args:
-            pixel_values: [B, C, H, W]; ignored where `states` are given.
-            states: what `encode` made of the pixels earlier, [B, 1 + K, width].
+            pixel_values: [B, C, H, W].
+            image_states: in their place what `encode` made of them earlier, [B, 1 + K, width].
 
         Returns:
             Fragments [B, K, D], mask [B, K], global feature [B, D] and the backbone's output (None for states).
         """
-        output = None
-        if states is None:
-            states, output = self.encode(pixel_values, **kwargs)
+        states, output = (image_states, None) if pixel_values is None else self.encode(pixel_values, **kwargs)
         projected = self.projection(states.to(self.projection.weight.dtype))
         fragments = projected[:, 1:]
         mask = torch.ones(fragments.shape[:2], dtype=torch.bool, device=fragments.device)
@@ -304,39 +308,28 @@ def build_text_backbone(config) -> nn.Module:
     return AutoModel.from_config(config, **without_pooler(config))
 
 
+def normalize_features(
+    fragments: Tensor, mask: Tensor, pooled: Tensor, output: ModelOutput | None, dtype: torch.dtype
+) -> OmitFeatures:
+    """L2-normalises what an encoder gives, in float32 at least, into features of type `dtype`."""
+    wide = torch.promote_types(fragments.dtype, torch.float32)
+    fragments = fragments.masked_fill(~mask[..., None], 0).to(wide)
+    pooled = F.normalize(pooled.to(wide), dim=-1, eps=NORM_EPS).to(dtype)
+    output = {} if output is None else output
+    return OmitFeatures(
+        last_hidden_state=output.get("last_hidden_state"),
+        pooler_output=pooled,
+        hidden_states=output.get("hidden_states"),
+        attentions=output.get("attentions"),
+        embeds=F.normalize(fragments, dim=-1, eps=NORM_EPS).to(dtype),
+        mask=mask,
+        pooled=pooled,
+        norms=fragments.norm(dim=-1),
+    )
+
+
 def masked_mean(fragments: Tensor, mask: Tensor) -> Tensor:
     """Mean of the valid fragments, [B, D]; zero where there is none."""
-    total = at_least_float32(fragments).masked_fill(~mask[..., None], 0).sum(dim=1)
+    wide = torch.promote_types(fragments.dtype, torch.float32)
+    total = fragments.to(wide).masked_fill(~mask[..., None], 0).sum(dim=1)
     return (total / mask.sum(dim=1, keepdim=True).clamp_min(1)).to(fragments.dtype)
-
-
-def train_unfrozen(encoder: nn.Module, mode: bool) -> nn.Module:
-    """`Module.train` that leaves what is frozen of a backbone in evaluation mode: no dropout, fixed statistics.
-
-    Frozen is a part without a trained parameter, and with `batch_norm_frozen` every batch norm.
-    """
-    nn.Module.train(encoder, mode)
-    for part in encoder.backbone.modules():
-        parameters = list(part.parameters())
-        frozen = parameters and not any(parameter.requires_grad for parameter in parameters)
-        if frozen or (encoder.batch_norm_frozen and isinstance(part, nn.modules.batchnorm._BatchNorm)):
-            part.eval()
-    return encoder
-
-
-def check_input(backbone: nn.Module, side: str, expected: str) -> None:
-    """See that a backbone is an encoder of that side: that it reads `pixel_values`, or `input_ids` alone.
-
-    Raises:
-        ValueError: if it is not.
-    """
-    kind = backbone.config.model_type
-    if backbone.main_input_name != expected:
-        raise ValueError(
-            f"The {side} backbone is a {kind!r} model, which reads {backbone.main_input_name}; expected a {side} "
-            f"encoder, which reads {expected}."
-        )
-    if side == "text" and backbone.config.is_encoder_decoder:
-        raise ValueError(
-            f"The text backbone is a {kind!r} model, an encoder and a decoder; expected an encoder, such as BERT."
-        )

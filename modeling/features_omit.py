@@ -25,7 +25,11 @@ class OmitFeatures(BaseModelOutputWithPooling):
     pooled: Tensor | None = None
     norms: Tensor | None = None
 
-    def rows(self, start: int, stop: int) -> "OmitFeatures":
-        """The features of items `start` to before `stop`, without the backbone's outputs."""
-        names = ("embeds", "mask", "pooled", "norms")
-        return OmitFeatures(**{name: self[name][start:stop] for name in names})
+    def select(self, items: slice) -> "OmitFeatures":
+        """The features of some items, without the backbone's outputs."""
+        return OmitFeatures(
+            embeds=self.embeds[items],
+            mask=self.mask[items],
+            pooled=None if self.pooled is None else self.pooled[items],
+            norms=None if self.norms is None else self.norms[items],
+        )

@@ -1,25 +1,19 @@
-"""Similarity heads: how the fragments of an image and of a caption become one score (sections 1, 2 and 7).
+"""The heads by name, and the k best matches under any of them."""
 
-A head scores all pairs of two batches of features. `MATCHING` lists the heads by name; `tiled_similarity` keeps the
-memory of any of them bounded. A head that `aligns` tells as well which fragments matched: `head.alignment(image, text)`
-is [B_i, B_t, K, L], not negative, zero at padding.
-"""
-
-import functools
-import math
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
 from .alignment_heads_omit import ChanMatching, MaxSimMatching, ScanI2TMatching, ScanT2IMatching
 from .features_omit import OmitFeatures
+from .head_omit import Match, MatchingHead
 from .pooled_heads_omit import GPOMatching, MeanMatching, PEMMatching
+from .tiling_omit import DEFAULT_MEMORY_BUDGET
 from .transport_heads_omit import OmitMatching, OTMatching
 
-DEFAULT_MEMORY_BUDGET = 2**28  # bytes
-
-MATCHING = {
+# One line a head; see `MatchingHead` for what the rest of the package reads from the class.
+MATCHING: dict[str, type[MatchingHead]] = {
     "omit": OmitMatching,
     "ot": OTMatching,
     "maxsim": MaxSimMatching,
@@ -30,48 +24,62 @@ MATCHING = {
     "gpo": GPOMatching,
     "pem": PEMMatching,
 }
+TOPK_BLOCK = 512, 4096  # queries and candidates that are scored at once
 
 
-def tiled_similarity(
-    head: nn.Module,
+class TopK(NamedTuple):
+    """Scores, the best first, float32 [N, k], and the numbers of the items that have them, int64 [N, k]."""
+
+    values: Tensor
+    indices: Tensor
+
+
+@torch.no_grad()
+def topk_similarity(
+    head: MatchingHead,
     image: OmitFeatures,
     text: OmitFeatures,
+    k: int,
+    dim: int = 1,
     memory_budget: int = DEFAULT_MEMORY_BUDGET,
-    product: str = "float32",
-) -> Tensor:
-    """A head's similarity for any number of images and captions, tile by tile.
-
-    Tiles are independent, so the values do not depend on them. Where gradients are wanted and one tile does not hold
-    all pairs, each tile is computed again in the backward pass, which bounds the memory of training as well.
+) -> TopK:
+    """The k largest entries of each row or column of the similarity, without the whole of it: exact, block by block.
 
     Args:
         head: one of `MATCHING`.
         image, text: features of B_i images and B_t captions.
-        memory_budget: bytes for the intermediate results of a tile; one pair at least is scored at a time.
-        product: type of the product of a head that transports or of late interaction; see `transport_similarity`.
+        k: how many to find.
+        dim: 1 for the captions of every image, 0 for the images of every caption, as in `torch.topk`.
+        memory_budget: bytes for the intermediate results of scoring.
 
     Returns:
-        [B_i, B_t].
+        [`TopK`], [B_i, k] or [B_t, k]. Of equal scores any may come first.
+
+    Raises:
+        ValueError: for another `dim`, or k below 1 or above the number of candidates.
     """
-    pairs = max(1, memory_budget // (4 * max(1, head.elements_per_pair(image, text))))
-    num_images, num_texts = len(image.embeds), len(text.embeds)
-    if product != "float32":
-        if not isinstance(head, (OTMatching, MaxSimMatching)):
-            raise ValueError(
-                f"product is {product!r}, which heads that transport and late interaction take; "
-                f"{type(head).__name__} does not."
-            )
-        head = functools.partial(head, product=product)
-    if num_images * num_texts <= pairs:
-        return head(image, text)
-    texts = min(num_texts, max(1, math.isqrt(pairs)))
-    images = max(1, pairs // texts)
+    if dim not in (0, 1):
+        raise ValueError(f"dim is {dim!r}; expected 1, the captions of every image, or 0, the images of every caption.")
+    queries, candidates = (image, text) if dim == 1 else (text, image)
+    if not 1 <= k <= len(candidates.embeds):
+        raise ValueError(f"k is {k}; expected 1 to {len(candidates.embeds)}, the number of candidates.")
+    found = []
+    for start in range(0, len(queries.embeds), TOPK_BLOCK[0]):
+        block = queries.select(slice(start, start + TOPK_BLOCK[0]))
+        values, indices = image.mask.new_zeros(len(block.embeds), 0).float(), None
+        for first in range(0, len(candidates.embeds), TOPK_BLOCK[1]):
+            others = candidates.select(slice(first, first + TOPK_BLOCK[1]))
+            scores = head.tiled_similarity(*((block, others) if dim == 1 else (others, block)), memory_budget)
+            scores = scores if dim == 1 else scores.T
+            numbers = torch.arange(first, first + scores.shape[1], device=scores.device).expand_as(scores)
+            numbers = numbers if indices is None else torch.cat([indices, numbers], dim=1)
+            values = torch.cat([values.to(scores.dtype), scores], dim=1)
+            values, places = values.topk(min(k, values.shape[1]))
+            indices = numbers.gather(1, places)
+        found.append(TopK(values, indices))
+    if not found:
+        return TopK(image.embeds.new_zeros(0, k).float(), image.mask.new_zeros(0, k).long())
+    return TopK(torch.cat([each.values for each in found]), torch.cat([each.indices for each in found]))
 
-    def tile(i, t):
-        return head(image.rows(i, i + images), text.rows(t, t + texts))
 
-    if torch.is_grad_enabled():
-        tile = functools.partial(checkpoint, tile, use_reentrant=False, preserve_rng_state=False)
-    return torch.cat(
-        [torch.cat([tile(i, t) for t in range(0, num_texts, texts)], dim=1) for i in range(0, num_images, images)]
-    )
+__all__ = ["MATCHING", "Match", "MatchingHead", "TopK", "topk_similarity"]

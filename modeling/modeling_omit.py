@@ -1,29 +1,23 @@
 """OmitModel: encode, match, loss."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
-from .backbones_omit import align_memory, fit_tokenizer, pretrained_backbone, pretrained_tokenizer, text_settings
-from .configuration_omit import MAX_LOGIT_SCALE, OmitConfig, check_fields
-from .encoders_omit import BiGRU, GridEncoder, Projection, RegionEncoder, TextEncoder
+from .configuration_omit import MAX_LOGIT_SCALE, OmitConfig
+from .encoders_omit import BiGRU, GridEncoder, Projection, RegionEncoder, TextEncoder, normalize_features
 from .features_omit import OmitFeatures
 from .losses_omit import gather_with_gradient, info_nce_loss, triplet_loss
-from .matching_omit import DEFAULT_MEMORY_BUDGET, MATCHING, tiled_similarity
-from .search_omit import TopK, topk_similarity
-from .sinkhorn_omit import at_least_float32
-from .transport_heads_omit import OmitMatching, OTMatching
-
-PROBLEMS_SHOWN = 10
-NORM_EPS = 1e-6  # padding is zero, and a smaller one gives it huge gradients
+from .matching_omit import MATCHING, Match, TopK, topk_similarity
+from .pretrained_omit import PretrainedMixin
+from .tiling_omit import DEFAULT_MEMORY_BUDGET
 
 
 @dataclass
@@ -65,7 +59,7 @@ class OmitOutput(ModelOutput):
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 
-class OmitPreTrainedModel(PreTrainedModel):
+class OmitPreTrainedModel(PretrainedMixin, PreTrainedModel):
     config: OmitConfig
     base_model_prefix = "omit"
     main_input_name = "input_ids"
@@ -87,46 +81,10 @@ class OmitPreTrainedModel(PreTrainedModel):
             bound = 1 / math.sqrt(module.hidden_size)
             for parameter in module.parameters():
                 init.uniform_(parameter, -bound, bound)
-        elif isinstance(module, OmitMatching):
-            for name, parameter in module.named_parameters(recurse=False):
-                if name == "dustbin_similarity":
-                    init.zeros_(parameter)
-                else:
-                    init.normal_(parameter, std=1 / math.sqrt(parameter.numel()))
-        elif isinstance(module, OmitModel):
+        elif module is self.matching:
+            module.init_weights()
+        elif module is self:
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
-
-    @classmethod
-    def from_pretrained(cls, *args, output_loading_info: bool = False, ignore_mismatched_sizes: bool = False, **kwargs):
-        """`PreTrainedModel.from_pretrained`, which takes any part of a checkpoint; this wants all of it.
-
-        Raises:
-            ValueError: if parameters of the model are missing in the checkpoint or have another shape there, as after a
-                change of the configuration. With `ignore_mismatched_sizes=True` they are initialised instead.
-        """
-        model, info = super().from_pretrained(*args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
-        wrong = [
-            f"{name} has shape {list(found)}; expected {list(ours)}" for name, found, ours in info["mismatched_keys"]
-        ]
-        wrong += [f"{name} is missing" for name in info["missing_keys"]]
-        if wrong and not ignore_mismatched_sizes:
-            listed = "\n  ".join(sorted(wrong)[:PROBLEMS_SHOWN]) + ("\n  …" if len(wrong) > PROBLEMS_SHOWN else "")
-            raise ValueError(
-                f"{len(wrong)} parameters of the model are not those of the checkpoint:\n  {listed}\nLoad it with the "
-                "configuration that it was saved with, or pass ignore_mismatched_sizes=True to begin these anew."
-            )
-        align_memory(model)
-        return (model, info) if output_loading_info else model
-
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        """`PreTrainedModel.save_pretrained`, and with it the code of this folder, for whoever lacks the package."""
-        code = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
-        self.config.auto_map = {
-            "AutoModel": code,
-            "AutoModelForZeroShotImageClassification": code,
-            "AutoProcessor": "processing_omit.OmitProcessor",
-        }
-        super().save_pretrained(save_directory, *args, **kwargs)
 
 
 class OmitModel(OmitPreTrainedModel):
@@ -209,23 +167,22 @@ class OmitModel(OmitPreTrainedModel):
         Raises:
             ValueError: if there is none of the forms, more than one, or one that the image encoder does not take.
         """
-        forms = {"pixel_values": pixel_values, "region_features": region_features, "image_states": image_states}
-        given = [name for name, value in forms.items() if value is not None]
-        taken, kind = self.vision_encoder.input_name, self.config.vision_config.model_type
-        if taken == "region_features":
-            allowed, source = (taken,), "OmitProcessor(regions=…)"
-        else:
-            allowed, source = (taken, "image_states"), "OmitProcessor(images=…)"
-        if len(given) != 1 or given[0] not in allowed:
+        forms = {"pixel_values": pixel_values, "image_states": image_states, "region_features": region_features}
+        given = drop_none(forms)
+        taken, kind = self.vision_encoder.input_names, self.config.vision_config.model_type
+        if len(given) != 1 or not given.keys() <= set(taken):
+            source = "OmitProcessor(regions=…)" if "region_features" in taken else "OmitProcessor(images=…)"
             raise ValueError(
-                f"{'No image' if not given else ' and '.join(given)} given; expected {' or '.join(allowed)}, and that "
-                f"alone, since the image encoder is {kind!r}; {source} makes {taken}."
+                f"{' and '.join(given) or 'No image'} given; expected {' or '.join(taken)}, and that alone, since the "
+                f"image encoder is {kind!r}; {source} makes {taken[0]}."
             )
-        if region_mask is not None and taken != "region_features":
-            raise ValueError(f"region_mask given; expected none, since the image encoder {kind!r} takes {taken}.")
-        if taken == "region_features":
-            return self._features(*self.vision_encoder(region_features, region_mask, **kwargs))
-        return self._features(*self.vision_encoder(pixel_values, image_states, **kwargs))
+        if region_mask is not None:
+            if "region_features" not in taken:
+                raise ValueError(
+                    f"region_mask given; expected none, since the image encoder {kind!r} takes {taken[0]}."
+                )
+            given["region_mask"] = region_mask
+        return normalize_features(*self.vision_encoder(**given, **kwargs), self.dtype)
 
     @can_return_tuple
     def get_text_features(
@@ -264,45 +221,30 @@ class OmitModel(OmitPreTrainedModel):
                 f"text_states has shape {tuple(text_states.shape)}; expected {[*input_ids.shape, 'width']}, a state "
                 "for each of input_ids."
             )
-        return self._features(*self.text_encoder(input_ids, attention_mask, text_states, **kwargs))
-
-    def _features(self, fragments: Tensor, mask: Tensor, pooled: Tensor, output: ModelOutput | None) -> OmitFeatures:
-        fragments = at_least_float32(fragments.masked_fill(~mask[..., None], 0))
-        pooled = F.normalize(at_least_float32(pooled), dim=-1, eps=NORM_EPS).to(self.dtype)
-        output = BaseModelOutputWithPooling() if output is None else output
-        return OmitFeatures(
-            last_hidden_state=output.get("last_hidden_state"),
-            pooler_output=pooled,
-            hidden_states=output.get("hidden_states"),
-            attentions=output.get("attentions"),
-            embeds=F.normalize(fragments, dim=-1, eps=NORM_EPS).to(self.dtype),
-            mask=mask,
-            pooled=pooled,
-            norms=fragments.norm(dim=-1),
-        )
+        encoded = self.text_encoder(input_ids, attention_mask, text_states, **kwargs)
+        return normalize_features(*encoded, self.dtype)
 
     def similarity(
         self,
         image: OmitFeatures,
         text: OmitFeatures,
         memory_budget: int = DEFAULT_MEMORY_BUDGET,
-        product: str = "float32",
+        matmul_dtype: str = "float32",
     ) -> Tensor:
-        """Similarity of every image and every caption, [B_i, B_t], in tiles of bounded memory; differentiable.
+        """Similarity of every image and every caption, [B_i, B_t], in bounded memory; differentiable.
 
         Args:
             image: from `get_image_features`, B_i images.
             text: from `get_text_features`, B_t captions.
-            memory_budget: bytes for the intermediate results of a tile.
-            product: `bfloat16` or `int8` to multiply the cosines out faster and more coarsely, on a CPU and without
-                gradient (`omit`, `ot`).
+            memory_budget: bytes for intermediate results.
+            matmul_dtype: `bfloat16` or `int8` to multiply the cosines out faster and more coarsely, on a CPU and
+                without gradient (heads that transport, and late interaction).
         """
-        return tiled_similarity(self.matching, image, text, memory_budget, product)
+        return self.matching.tiled_similarity(image, text, memory_budget, matmul_dtype)
 
     def topk(self, image: OmitFeatures, text: OmitFeatures, k: int, dim: int = 1) -> TopK:
         """The k best captions of every image (`dim=1`), or images of every caption (`dim=0`): the same as
-        `similarity(image, text).topk(k, dim)`, up to the order of equals, but without the whole matrix and without
-        scoring pairs that an upper bound rules out.
+        `similarity(image, text).topk(k, dim)`, up to the order of equals, but without the whole matrix.
 
         Args:
             image: from `get_image_features`, B_i images.
@@ -356,28 +298,27 @@ class OmitModel(OmitPreTrainedModel):
                 alignment is asked of a head that pools.
         """
         asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        asked = {name: value for name, value in asked.items() if value is not None}
         positions = {"token_type_ids": token_type_ids, "position_ids": position_ids}
-        positions = {name: value for name, value in positions.items() if value is not None}
         image = self.get_image_features(
-            pixel_values, image_states, region_features, region_mask, return_dict=True, **asked
+            pixel_values, image_states, region_features, region_mask, return_dict=True, **drop_none(asked)
         )
-        text = self.get_text_features(input_ids, attention_mask, text_states, return_dict=True, **positions, **asked)
-
+        text = self.get_text_features(
+            input_ids, attention_mask, text_states, return_dict=True, **drop_none(positions | asked)
+        )
         loss = None
         if return_loss:
             similarity, loss = self._similarity_and_loss(image, text, image_ids, negatives, gather_negatives)
         else:
             similarity = self.similarity(image, text)
         logits = similarity * self._scale()
-        plan, alignment = self._alignment(image, text) if output_transport else (None, None)
+        match = self._match(image, text) if output_transport else Match(None, None)
         return OmitOutput(
             loss=loss,
             logits_per_image=logits,
             logits_per_text=logits.T,
             similarity=similarity,
-            transport_plan=plan,
-            alignment=alignment,
+            transport_plan=match.plan,
+            alignment=match.alignment,
             image_embeds=image.embeds,
             image_mask=image.mask,
             image_pooled=image.pooled,
@@ -427,121 +368,22 @@ class OmitModel(OmitPreTrainedModel):
             return self.logit_scale.exp()
         return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
 
-    def _alignment(self, image: OmitFeatures, text: OmitFeatures) -> tuple[Tensor | None, Tensor]:
-        """The plan of a head that transports, and the alignment."""
+    def _match(self, image: OmitFeatures, text: OmitFeatures) -> Match:
         if not self.matching.aligns:
+            able = ", ".join(repr(name) for name, head in MATCHING.items() if head.aligns)
             raise ValueError(
                 f"output_transport=True, but matching={self.config.matching!r} pools each side and aligns nothing; "
-                "'omit', 'ot', 'maxsim', 'chan', 'scan_t2i' and 'scan_i2t' do."
+                f"{able} do."
             )
-        if not isinstance(self.matching, OTMatching):
-            return None, self.matching.alignment(image, text)
-        plan = self.matching.transport_plan(image, text)
-        return plan, plan[..., self.matching.dustbins :, self.matching.dustbins :]
+        return self.matching.match(image, text)
 
-    @classmethod
-    def from_vision_text_pretrained(
-        cls,
-        vision_model_name_or_path: str,
-        text_model_name_or_path: str,
-        *,
-        dtype: torch.dtype = torch.float32,
-        **config_kwargs,
-    ) -> "OmitModel":
-        """A model from two pretrained backbones; projections (and a learned dustbin) are new and need training.
 
-        Args:
-            vision_model_name_or_path: Hub id or folder of a vision model, or of a model such as CLIP that has one.
-            text_model_name_or_path: Hub id or folder of a text encoder, or of a model such as CLIP that has one.
-            dtype: of the parameters.
-            config_kwargs: fields of [`OmitConfig`], such as `matching`. Left out, `special_token_ids` and
-                `text_pooling` are what the tokenizer beside the text model says; see `text_settings`.
-
-        Raises:
-            OSError: if a model is not found, or there is no tokenizer beside the text model and one of the two fields
-                that it decides is not given.
-            ValueError: for a field that `OmitConfig` does not have, a model that is not for its side, or a tokenizer
-                with more tokens than the text model.
-
-        Example:
-            ```python
-            model = OmitModel.from_vision_text_pretrained("facebook/dinov2-base", "google-bert/bert-base-uncased")
-            ```
-        """
-        check_fields("config_kwargs", config_kwargs, (each.name for each in fields(OmitConfig)))
-        vision_backbone = pretrained_backbone(vision_model_name_or_path, "vision_config", dtype)
-        text_backbone = pretrained_backbone(text_model_name_or_path, "text_config", dtype)
-        if not {"special_token_ids", "text_pooling"} <= config_kwargs.keys():
-            tokenizer = pretrained_tokenizer(text_model_name_or_path)
-            fit_tokenizer(text_backbone.config, tokenizer)
-            config_kwargs = text_settings(tokenizer) | config_kwargs
-        parts = {"vision_config": vision_backbone.config.to_dict(), "text_config": text_backbone.config.to_dict()}
-        config = OmitConfig(**parts, **config_kwargs)
-        return cls(config, vision_backbone, text_backbone).to(dtype)
-
-    @classmethod
-    def from_clip(cls, name_or_path: str, *, dtype: torch.dtype = torch.float32, **config_kwargs) -> "OmitModel":
-        """A model that starts from a CLIP or SigLIP checkpoint and keeps its projections, so that it matches untrained.
-
-        The global features are CLIP's: the cosine of `image_pooled` and `text_pooled` is the checkpoint's own. The
-        fragments lie in the same space: CLIP's last norm and projection applied to every patch and every token, not to
-        CLS and EOS alone; of SigLIP, whose image is pooled by an attention head, what that head gives for each patch
-        alone. SigLIP's logit bias, which no ranking depends on, is left out.
-
-        Args:
-            name_or_path: Hub id or folder of the checkpoint, with its tokenizer.
-            dtype: of the parameters.
-            config_kwargs: fields of [`OmitConfig`], such as `matching`. Left out, `projection_dim` and
-                `logit_scale_init_value` are the checkpoint's (its scale at most 100), and `special_token_ids` and
-                `text_pooling` what the tokenizer says.
-
-        Raises:
-            ValueError: for a field that `OmitConfig` does not have, another kind of checkpoint, a `projection_dim` that
-                is not the checkpoint's, or a tokenizer that does not fit it.
-            OSError: if it is not found, or has no tokenizer.
-
-        Example:
-            ```python
-            model = OmitModel.from_clip("openai/clip-vit-base-patch32")
-            ```
-        """
-        check_fields("config_kwargs", config_kwargs, (each.name for each in fields(OmitConfig)))
-        kind = AutoConfig.from_pretrained(name_or_path).model_type
-        if kind not in ("clip", "siglip"):
-            raise ValueError(
-                f"{name_or_path} is a {kind!r} model; expected 'clip' or 'siglip'. For two other backbones there is "
-                "OmitModel.from_vision_text_pretrained."
-            )
-        clip = align_memory(AutoModel.from_pretrained(name_or_path, dtype=dtype))
-        text_projection = clip.text_projection if kind == "clip" else clip.text_model.head
-        width = text_projection.out_features
-        if config_kwargs.get("projection_dim", width) != width:
-            raise ValueError(
-                f"projection_dim is {config_kwargs['projection_dim']}; expected {width}, the width of the projections "
-                f"of {name_or_path}, which are kept."
-            )
-        tokenizer = pretrained_tokenizer(name_or_path)
-        fit_tokenizer(clip.config.text_config, tokenizer)
-        settings = {
-            **text_settings(tokenizer),
-            "projection_dim": width,
-            "logit_scale_init_value": min(clip.logit_scale.item(), MAX_LOGIT_SCALE),
-            "vision_pooling_head": kind == "siglip",
-        }
-        parts = {"vision_config": clip.config.vision_config.to_dict(), "text_config": clip.config.text_config.to_dict()}
-        model = cls(OmitConfig(**parts, **(settings | config_kwargs)), clip.vision_model, clip.text_model).to(dtype)
-        with torch.no_grad():
-            if kind == "clip":
-                model.vision_encoder.projection.weight.copy_(clip.visual_projection.weight)
-            else:  # the head has projected
-                torch.nn.init.eye_(model.vision_encoder.projection.weight)
-            model.vision_encoder.projection.bias.zero_()
-            model.text_encoder.projection.weight.copy_(text_projection.weight)
-            if text_projection.bias is None:
-                model.text_encoder.projection.bias.zero_()
-            else:
-                model.text_encoder.projection.bias.copy_(text_projection.bias)
-        return model
+def drop_none(arguments: dict) -> dict:
+    """The arguments that are given; backbones take different ones."""
+    for name in [*arguments]:
+        if arguments[name] is None:
+            del arguments[name]
+    return arguments
 
 
 def _gather(features: OmitFeatures) -> OmitFeatures:

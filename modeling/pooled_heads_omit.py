@@ -1,4 +1,7 @@
-"""Heads that score one pooled vector a side: they tell how alike an image and a caption are, not where (section 7)."""
+"""Heads that score one pooled vector a side: they tell how alike an image and a caption are, not where.
+
+The formulas: ``docs/concepts/method.md#heads``.
+"""
 
 import math
 
@@ -8,32 +11,36 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from .features_omit import OmitFeatures
+from .head_omit import MatchingHead
 from .sinkhorn_omit import LOG_ZERO, at_least_float32
 
 NORM_EPS = 1e-6
 POSITION_SIZE = 32  # of GPO's position codes, and of its GRU
 
 
-class MeanMatching(nn.Module):
-    """Cosine of the two mean-pooled vectors: VSE++'s score, the baseline of one vector a side.
-
-    The mean runs over the fragments as they were before normalisation.
-    """
-
-    aligns = False
-
-    def __init__(self, config):
-        super().__init__()
-
-    def forward(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
-        with torch.autocast(image.embeds.device.type, enabled=False):
-            return mean_vector(image) @ mean_vector(text).T
+class PooledMatching(MatchingHead):
+    """What the heads of this file share: a pair costs one number."""
 
     def elements_per_pair(self, image: OmitFeatures, text: OmitFeatures) -> int:
         return 1
 
 
-class GPOMatching(nn.Module):
+class MeanMatching(PooledMatching):
+    """Cosine of the two mean-pooled vectors: VSE++'s score, the baseline of one vector a side.
+
+    The mean runs over the fragments as they were before normalisation.
+    """
+
+    title = "mean-pooled vectors"
+    summary = "it scores the cosine of the mean of an image's fragments and the mean of a caption's words"
+    formula = "cos(Σ_k v_k, Σ_l t_l)"
+
+    def similarity(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
+        with torch.autocast(image.embeds.device.type, enabled=False):
+            return mean_vector(image) @ mean_vector(text).T
+
+
+class GPOMatching(PooledMatching):
     """Cosine of the two vectors of generalised pooling: VSE∞ (Chen et al. 2021).
 
     Each dimension is sorted by itself, v_(1) ≥ … ≥ v_(N), over the N valid fragments, and pooled as Σ_k θ_k v_(k). The
@@ -41,19 +48,22 @@ class GPOMatching(nn.Module):
     what lies between can be learned. Each side has its own.
     """
 
-    aligns = False
+    title = "generalised pooling"
+    summary = (
+        "it scores the cosine of two vectors, pooled from the ranked fragments of an image and the ranked words of a "
+        "caption with learned weights"
+    )
+    formula = "cos(Σ_k θ_k v_(k), Σ_l θ_l t_(l))"
+    exports = ()  # its GRU runs over as many steps as there are fragments
 
     def __init__(self, config):
-        super().__init__()
+        super().__init__(config)
         self.image_pooling = GeneralizedPooling()
         self.text_pooling = GeneralizedPooling()
 
-    def forward(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
+    def similarity(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
         with torch.autocast(image.embeds.device.type, enabled=False):
             return self.image_pooling(image) @ self.text_pooling(text).T
-
-    def elements_per_pair(self, image: OmitFeatures, text: OmitFeatures) -> int:
-        return 1
 
 
 class GeneralizedPooling(nn.Module):
@@ -89,7 +99,7 @@ class GeneralizedPooling(nn.Module):
         return logits.to(like.dtype).masked_fill(beyond, LOG_ZERO).softmax(dim=-1)
 
 
-class PEMMatching(nn.Module):
+class PEMMatching(PooledMatching):
     """Minus the 2-Wasserstein distance of two Gaussians, one a side: probabilistic embedding.
 
     The mean μ is the mean-pooled vector, L2-normalised; the variance σ², diagonal, comes from self-attention over the
@@ -100,22 +110,22 @@ class PEMMatching(nn.Module):
     the distance of the points (μ, σ). The score is −W₂, at most 0; an item without a valid fragment has μ = 0.
     """
 
-    aligns = False
+    title = "Gaussians"
+    summary = "it makes a Gaussian of an image's fragments and one of a caption's words, and scores how near they are"
+    formula = "−√(‖μ_i − μ_t‖² + ‖σ_i − σ_t‖²)"
+    exports = ("torch_export",)  # ONNX has no cdist
 
     def __init__(self, config):
-        super().__init__()
+        super().__init__(config)
         self.image_deviation = AttentionDeviation(config.projection_dim)
         self.text_deviation = AttentionDeviation(config.projection_dim)
 
-    def forward(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
+    def similarity(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
         with torch.autocast(image.embeds.device.type, enabled=False):
             images = torch.cat([mean_vector(image), self.image_deviation(image)], dim=-1)
             captions = torch.cat([mean_vector(text), self.text_deviation(text)], dim=-1)
             # By differences: the faster product loses what is left of two near points, and varies with the tile.
             return -torch.cdist(images, captions, compute_mode="donot_use_mm_for_euclid_dist")
-
-    def elements_per_pair(self, image: OmitFeatures, text: OmitFeatures) -> int:
-        return 1
 
 
 class AttentionDeviation(nn.Module):

@@ -1,120 +1,226 @@
-"""The score of transport, Σ P S, for every image and caption: its definition, and the choice of what computes it.
+"""Transport as a function of tensors: what it is given, and which backend computes it.
 
-A side comes as *rows*, its fragments with its dustbin (if any) before them, and the mass of each row. Everything that a
-head adds (what the dustbin is, how the mass is shared out) is in these; a backend only transports.
+A side comes as *rows*, its dustbin (if any) and its fragments, and the mass of every row. What the dustbin is and how
+mass is shared out is in these; a backend only transports. This folder has the readable reference, in bounded tiles;
+`omit_hf.kernels` registers faster ones. See ``docs/concepts/backends.md``.
 """
 
-import logging
+import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from transformers.utils import logging
 
-from .packed_omit import packed_limit, packed_similarity
-from .sinkhorn_omit import at_least_float32, sinkhorn
+from .features_omit import OmitFeatures
+from .sinkhorn_omit import add_dustbin, check_transport, fragment_marginals, reference_score
+from .tiling_omit import DEFAULT_MEMORY_BUDGET, score_in_tiles
 
-REDUCED_PRODUCTS = ("bfloat16", "int8")
-CPU_BACKENDS = ("cpu", "numba")  # which go tile by tile
+MATMUL_DTYPES = ("float32", "bfloat16", "int8")
+PACKAGE_BACKENDS = ("cpu", "numba", "triton")  # those of omit_hf.kernels
+PLANS_IN_MEMORY = 10  # tensors of a plan's size alive at once in a forward pass of the reference
 
-logger = logging.getLogger(__name__)
+logger = logging.get_logger(__name__)
+
+
+class Side(NamedTuple):
+    """One side of a transport.
+
+    Args:
+        rows: dustbin (if any) and fragments, [B, R, D]. A row without mass must be finite, and plays no part.
+        mass: marginals, which sum to 1 or are all zero: [B_i, 1, R] of images and [1, B_t, C] of captions, or
+            [B_i, B_t, R] and [B_i, B_t, C] where they depend on the pair.
+    """
+
+    rows: Tensor
+    mass: Tensor
+
+
+def make_sides(image_rows: Tensor, mu: Tensor, text_rows: Tensor, nu: Tensor) -> tuple[Side, Side]:
+    """Sides of rows whose mass depends on the item, [B, R], or on the pair, [B_i, B_t, R] and [B_t, B_i, C]."""
+    image = Side(image_rows, mu if mu.ndim == 3 else mu[:, None])
+    return image, Side(text_rows, nu.transpose(0, 1) if nu.ndim == 3 else nu[None])
+
+
+@dataclass(frozen=True)
+class TransportOptions:
+    """How to transport.
+
+    Args:
+        regularization: λ > 0, in units of a cosine.
+        num_iterations: n ≥ 1.
+        num_dustbins: how many rows in front of a side are dustbins, which the score leaves out: 1, or 0 for full
+            transport.
+        backend: a name of `BACKENDS`, or `auto`: the fastest that is registered for the device, pays at this size and
+            can serve these inputs. Why is logged, at level DEBUG; a fallback at level INFO.
+        matmul_dtype: type in which cosines are multiplied out, `float32`, or, faster and coarser, `bfloat16` or `int8`;
+            all that follows is float32. For scoring on a CPU: there is no gradient then.
+        memory_budget: bytes for the intermediate results of the reference.
+
+    Raises:
+        ValueError: for λ ≤ 0 or n < 1.
+    """
+
+    regularization: float = 0.02
+    num_iterations: int = 3
+    num_dustbins: int = 1
+    backend: str = "auto"
+    matmul_dtype: str = "float32"
+    memory_budget: int = DEFAULT_MEMORY_BUDGET
+
+    def __post_init__(self):
+        check_transport(self.regularization, self.num_iterations)
+
+
+class CannotServe(ValueError):
+    """A backend's reason why it cannot serve these inputs."""
 
 
 class Backend(NamedTuple):
-    """One way to compute `transport_similarity`.
+    """One way to score all pairs.
 
     Args:
-        similarity: takes the arguments of `transport_similarity` but `backend`, checked.
-        limit: takes the same, and tells why it cannot serve them; None if it can.
+        transport: takes two [`Side`]s and [`TransportOptions`], checked; gives [B_i, B_t], or raises [`CannotServe`]
+            before it has begun.
+        late_interaction: takes two sides, whose mass is a mask, a temperature and a matmul_dtype; see
+            `alignment_heads_omit`. None where plain torch does it.
         device: the type of device for which `auto` considers it; None for none.
-        entries: how many cosines there must be for `auto` to consider it.
+        min_entries: how many cosines there must be for `auto` to consider it.
+        matmul_dtypes: those that it knows.
     """
 
-    similarity: Callable[..., Tensor]
-    limit: Callable[..., str | None]
+    transport: Callable[[Side, Side, TransportOptions], Tensor]
+    late_interaction: Callable[[Side, Side, float | None, str], Tensor] | None = None
     device: str | None = None
-    entries: int = 0
+    min_entries: int = 0
+    matmul_dtypes: tuple[str, ...] = ("float32",)
 
 
-def transport_similarity(
-    image_rows: Tensor,
-    image_mass: Tensor,
-    text_rows: Tensor,
-    text_mass: Tensor,
+def partial_sinkhorn_similarity(
+    image_embeds: Tensor,
+    image_mask: Tensor | None,
+    image_pooled: Tensor,
+    text_embeds: Tensor,
+    text_mask: Tensor | None,
+    text_pooled: Tensor,
     *,
-    regularization: float,
-    num_iterations: int,
-    dustbins: bool,
+    regularization: float = 0.02,
+    num_iterations: int = 3,
     backend: str = "auto",
-    product: str = "float32",
 ) -> Tensor:
-    """Score of every image and caption, Σ P S over fragments, where P is the plan of [`sinkhorn`] (sections 1 and 2).
+    """OMIT's similarity of every image and every caption.
+
+    Each side gets a dustbin, its global feature, with the mass of one fragment. The similarity is what the plan
+    carries between fragments; mass that goes to or comes from a dustbin is left out.
 
     Args:
-        image_rows: [B_i, R, D]. A row without mass must be finite, and plays no part.
-        image_mass: marginals μ, [B_i, 1, R], or [B_i, B_t, R] where they depend on the caption. Each sums to 1, or is
-            all zero.
-        text_rows: [B_t, C, D], likewise.
-        text_mass: marginals ν, [1, B_t, C] or [B_i, B_t, C].
+        image_embeds: V, [B_i, K, D], L2-normalised. Padding may hold anything.
+        image_mask: true where an image fragment is valid, [B_i, K]; None for all.
+        image_pooled: v̄, [B_i, D], L2-normalised.
+        text_embeds, text_mask, text_pooled: T [B_t, L, D], its mask [B_t, L] and t̄ [B_t, D], likewise.
         regularization: λ > 0.
         num_iterations: n ≥ 1.
-        dustbins: whether the first row of each side is a dustbin, which is left out of the sum.
-        backend: name of one of `BACKENDS`, or `auto`: the fastest that is registered for the device, pays at this size
-            and can serve these inputs. Why is logged, at level DEBUG; a fallback at level INFO.
-        product: type in which the cosines are multiplied out, `float32`, or, faster and coarser, `bfloat16` or `int8`;
-            all that follows is float32. For scoring on a CPU: there is no gradient then.
+        backend: what computes it: `reference`, the readable implementation, `cpu`, `numba` (the same, compiled) and
+            `triton` (all three once `omit_hf.kernels` is imported), or `auto`, the fastest that can serve these inputs
+            on their device.
+
+    Returns:
+        [B_i, B_t], float32 (float64 for float64 inputs), in [−1, 1]. An image without a valid fragment or a caption
+        without a valid word has similarity 0 to everything: all of its mass lies in dustbins.
+
+    Raises:
+        ValueError: for shapes that do not fit, features that are integers, λ ≤ 0, n < 1 or an unknown backend.
+
+    Source: ``docs/concepts/method.md#partial-matching``.
+
+    Example:
+        >>> regions, words = torch.eye(2)[None], torch.eye(2)[None, :1]  # two regions; one word, like the first
+        >>> image_pooled, text_pooled = torch.ones(1, 2) / 2**0.5, words[:, 0]
+        >>> partial_sinkhorn_similarity(regions, None, image_pooled, words, None, text_pooled, regularization=0.1)
+        tensor([[0.1667]])
+
+        The word and its dustbin look alike, so the first region's third of the mass goes to each of them by half.
+    """
+    image = _check_side("image", image_embeds, image_mask, image_pooled)
+    text = _check_side("text", text_embeds, text_mask, text_pooled)
+    image_rows, mu = add_dustbin(image.embeds, image.mask, fragment_marginals("uniform", image, text), image.pooled)
+    text_rows, nu = add_dustbin(text.embeds, text.mask, fragment_marginals("uniform", text, image), text.pooled)
+    options = TransportOptions(regularization, num_iterations, backend=backend)
+    return transport_similarity(*make_sides(image_rows, mu, text_rows, nu), options)
+
+
+def _check_side(side: str, embeds: Tensor, mask: Tensor | None, pooled: Tensor) -> OmitFeatures:
+    if embeds.ndim != 3:
+        raise ValueError(f"{side}_embeds has shape {tuple(embeds.shape)}; expected [batch, fragments, width].")
+    batch, fragments, width = embeds.shape
+    mask = embeds.new_ones(batch, fragments, dtype=torch.bool) if mask is None else mask
+    for name, tensor, shape in (("mask", mask, (batch, fragments)), ("pooled", pooled, (batch, width))):
+        if tensor.shape != shape:
+            raise ValueError(
+                f"{side}_{name} has shape {tuple(tensor.shape)}; expected {shape}, to fit {side}_embeds of shape "
+                f"{tuple(embeds.shape)}."
+            )
+    mask = mask.bool()
+    return OmitFeatures(embeds=embeds.masked_fill(~mask[..., None], 0), mask=mask, pooled=pooled)
+
+
+def transport_similarity(image: Side, text: Side, options: TransportOptions) -> Tensor:
+    """Score of every image and caption, Σ P S over fragments, where P is the plan of [`sinkhorn`].
+
+    Args:
+        image, text: rows [B_i, R, D] and [B_t, C, D], and their mass.
+        options: λ, n, dustbins, and what computes it.
 
     Returns:
         [B_i, B_t], float32 (float64 if an input is float64); 0 where a side has no mass.
 
     Raises:
-        ValueError: for λ ≤ 0, n < 1, sides of unequal type, device or width, an unknown backend, or one that was asked
-            for by name and cannot serve the inputs; for a reduced product elsewhere than on a CPU, or with gradient.
+        ValueError: for sides of unequal type, device or width, or of integers; for an unknown backend, or one that was
+            asked for by name and cannot serve the inputs; for a reduced matmul_dtype with gradient or elsewhere than
+            on a CPU.
     """
-    if not regularization > 0:
-        raise ValueError(f"regularization is {regularization}; expected a number greater than 0 (the paper uses 0.02).")
-    if num_iterations < 1:
-        raise ValueError(f"num_iterations is {num_iterations}; expected at least 1 (the paper uses 3).")
-    if image_rows.shape[-1] != text_rows.shape[-1]:
+    if image.rows.shape[-1] != text.rows.shape[-1]:
         raise ValueError(
-            f"image_embeds are {image_rows.shape[-1]} wide, text_embeds {text_rows.shape[-1]}; expected the same."
+            f"image_embeds are {image.rows.shape[-1]} wide, text_embeds {text.rows.shape[-1]}; expected the same."
         )
-    for what in ("dtype", "device"):
-        ours, theirs = getattr(image_rows, what), getattr(text_rows, what)
-        if ours != theirs:
-            raise ValueError(f"The images' {what} is {ours}, the captions' {theirs}; expected the same.")
-    arguments = (image_rows, image_mass, text_rows, text_mass)
-    options = {"regularization": regularization, "num_iterations": num_iterations, "dustbins": dustbins}
-    if product != "float32":
-        check_product(product, backend, arguments)
-        options["product"] = product
-    with torch.autocast(image_rows.device.type, enabled=False):
-        chosen = chosen_backend(backend, arguments, options)
-        logger.debug("Transport on %s by backend %r.", image_rows.device, chosen)
-        return BACKENDS[chosen].similarity(*arguments, **options)
+    if image.rows.dtype != text.rows.dtype or image.rows.device != text.rows.device:
+        raise ValueError(
+            f"The images are {image.rows.dtype} on {image.rows.device}, the captions {text.rows.dtype} on "
+            f"{text.rows.device}; expected the same. Cast one side, as in text.embeds.to(image.embeds.dtype)."
+        )
+    check_rows(image.rows, text.rows, options.backend, options.matmul_dtype)
+    entries = image.rows.shape[:-1].numel() * text.rows.shape[:-1].numel()
+    candidates = candidate_backends(options.backend, image.rows.device.type, entries, options.matmul_dtype)
+    for name in candidates:
+        try:
+            with torch.autocast(image.rows.device.type, enabled=False):
+                scores = BACKENDS[name].transport(image, text, options)
+            logger.debug("Transport on %s by backend %r.", image.rows.device, name)
+            return scores
+        except CannotServe as error:
+            reason = error
+            logger.info("Backend %r cannot be used: %s", name, reason)
+    hint = "" if options.backend == "auto" else " backend='auto' chooses one that can."
+    raise ValueError(f"backend {candidates[-1]!r} cannot be used: {reason}{hint}")
 
 
-def row_similarity(image_rows: Tensor, text_rows: Tensor) -> Tensor:
-    """S = ⟨v, t⟩ of all rows of all pairs, [B_i, B_t, R, C]."""
-    with torch.autocast(image_rows.device.type, enabled=False):
-        return torch.einsum("ird,tcd->itrc", at_least_float32(image_rows), at_least_float32(text_rows))
+def reference_similarity(image: Side, text: Side, options: TransportOptions) -> Tensor:
+    """`reference_score` in tiles of bounded memory."""
+    settings = (options.regularization, options.num_iterations, options.num_dustbins)
+
+    def score(images: slice, captions: slice) -> Tensor:
+        # A size of 1 stands for all items of the other side.
+        mu = image.mass[images, captions if image.mass.shape[1] > 1 else slice(None)]
+        nu = text.mass[images if text.mass.shape[0] > 1 else slice(None), captions]
+        return reference_score(image.rows[images], mu, text.rows[captions], nu, *settings)
+
+    elements = PLANS_IN_MEMORY * image.rows.shape[1] * text.rows.shape[1]
+    return score_in_tiles(score, len(image.rows), len(text.rows), elements, options.memory_budget)
 
 
-def reference_similarity(
-    image_rows: Tensor,
-    image_mass: Tensor,
-    text_rows: Tensor,
-    text_mass: Tensor,
-    *,
-    regularization: float,
-    num_iterations: int,
-    dustbins: bool,
-) -> Tensor:
-    """The definition, in as many lines; the other backends are measured against it."""
-    similarity = row_similarity(image_rows, text_rows)
-    plan = sinkhorn(similarity, image_mass, text_mass, regularization, num_iterations)
-    first = int(dustbins)
-    return (plan * similarity)[..., first:, first:].sum((-2, -1))
+BACKENDS = {"reference": Backend(reference_similarity)}
 
 
 def register_backend(name: str, backend: Backend) -> None:
@@ -122,52 +228,66 @@ def register_backend(name: str, backend: Backend) -> None:
     BACKENDS[name] = backend
 
 
-BACKENDS = {
-    "reference": Backend(reference_similarity, lambda *_, **__: None),
-    "cpu": Backend(packed_similarity, packed_limit, device="cpu"),
-}
+def candidate_backends(name: str, device: str, entries: int, matmul_dtype: str = "float32") -> list[str]:
+    """Names of the backends to try in turn, one at least, where `name` may be `auto`.
 
-
-def chosen_backend(name: str, arguments: tuple[Tensor, Tensor, Tensor, Tensor], options: dict) -> str:
-    """The name of the backend that serves the arguments of `transport_similarity`, where `name` may be `auto`.
+    Args:
+        name: as `TransportOptions.backend`.
+        device: type of the device, such as `cpu`.
+        entries: number of cosines of all pairs.
+        matmul_dtype: what the backend must know, checked.
 
     Raises:
-        ValueError: if there is none of the name, or it cannot serve them.
+        ValueError: if there is none of the name.
     """
+    if torch.compiler.is_exporting():  # the only one that a graph can hold
+        return ["reference"]
     if name == "auto":
-        image_rows, _, text_rows, _ = arguments
-        entries = image_rows.shape[:-1].numel() * text_rows.shape[:-1].numel()
+        found = []
         for candidate, backend in reversed(BACKENDS.items()):
-            if backend.device != image_rows.device.type:
+            if backend.device != device or matmul_dtype not in backend.matmul_dtypes:
                 continue
-            if entries < backend.entries:
-                logger.debug("Backend %r pays from %d cosines, and these are %d.", candidate, backend.entries, entries)
-                continue
-            reason = backend.limit(*arguments, **options)
-            if reason is None:
-                return candidate
-            logger.info("Backend %r cannot be used: %s", candidate, reason)
-        name = "cpu" if "product" in options else "reference"  # which knows no other product, so the error is cpu's
+            if entries >= backend.min_entries:
+                found.append(candidate)
+            else:
+                message = "Backend %r pays from %d cosines, and these are %d."
+                logger.debug(message, candidate, backend.min_entries, entries)
+        if not found and device == "cpu":
+            logger.info_once("Scoring with the readable reference; with omit-hf installed and imported it is faster.")
+        return found if matmul_dtype != "float32" else [*found, "reference"]
+    if name in PACKAGE_BACKENDS and name not in BACKENDS and importlib.util.find_spec("omit_hf") is None:
+        logger.warning_once(f"Backend {name!r} comes with omit-hf, which is not installed; the reference takes over.")
+        return ["reference"]
     if name not in BACKENDS:
         known = ", ".join(map(repr, ["auto", *BACKENDS]))
-        hint = f" (import omit_hf.kernels to have {name!r})" if name in ("numba", "triton") else ""
+        hint = f" (import omit_hf.kernels to have {name!r})" if name in PACKAGE_BACKENDS else ""
         raise ValueError(f"backend is {name!r}; expected one of {known}{hint}.")
-    reason = BACKENDS[name].limit(*arguments, **options)
-    if reason is not None:
-        raise ValueError(f"backend {name!r} cannot be used: {reason} backend='auto' chooses one that can.")
-    return name
+    return [name]
 
 
-def check_product(product: str, backend: str, arguments: tuple) -> None:
-    """Raise `ValueError` where a reduced product is none, not for this backend or device, or would need a gradient."""
-    if product not in REDUCED_PRODUCTS:
-        known = ", ".join(map(repr, ["float32", *REDUCED_PRODUCTS]))
-        raise ValueError(f"product is {product!r}; expected one of {known}.")
-    if backend not in ("auto", *CPU_BACKENDS) or arguments[0].device.type != "cpu":
-        known = " and ".join(map(repr, CPU_BACKENDS))
+def check_rows(image_rows: Tensor, text_rows: Tensor, backend: str, matmul_dtype: str) -> None:
+    """See that rows are floating-point numbers, and that their cosines can be multiplied out in `matmul_dtype`.
+
+    Raises:
+        ValueError: if not.
+    """
+    for side, rows in (("image", image_rows), ("text", text_rows)):
+        if not rows.is_floating_point():
+            raise ValueError(
+                f"{side}_embeds are {rows.dtype}; expected floating-point numbers. Quantised features need their "
+                "scale, as in embeds.float() * scale."
+            )
+    if matmul_dtype == "float32":
+        return
+    if matmul_dtype not in MATMUL_DTYPES:
+        raise ValueError(f"matmul_dtype is {matmul_dtype!r}; expected one of {', '.join(map(repr, MATMUL_DTYPES))}.")
+    able = [name for name, each in BACKENDS.items() if matmul_dtype in each.matmul_dtypes]
+    if backend not in ("auto", *able) or image_rows.device.type != "cpu" or not able:
         raise ValueError(
-            f"product {product!r} is for the backends {known} on a CPU; this is backend {backend!r} on "
-            f"{arguments[0].device}."
+            f"matmul_dtype {matmul_dtype!r} is for the backends 'cpu' and 'numba' of omit_hf.kernels on a CPU; this is "
+            f"backend {backend!r} on {image_rows.device}."
         )
-    if torch.is_grad_enabled() and any(each.requires_grad for each in arguments):
-        raise ValueError(f"product {product!r} has no gradient; score under torch.inference_mode(), or use 'float32'.")
+    if torch.is_grad_enabled() and (image_rows.requires_grad or text_rows.requires_grad):
+        raise ValueError(
+            f"matmul_dtype {matmul_dtype!r} has no gradient; score under torch.inference_mode(), or use 'float32'."
+        )

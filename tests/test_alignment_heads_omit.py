@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from oracles import softmax
 from samples import features, head_of, item
 
-from omit_hf.modeling import OmitFeatures, tiles_omit
-from omit_hf.modeling.matching_omit import tiled_similarity
+from omit_hf.kernels.tiled import problem as tiles
+from omit_hf.modeling import OmitFeatures
 
 
 def best_regions(image, text) -> list[float]:
@@ -74,7 +74,7 @@ def test_pictures_without_a_slot_for_a_region(name, backend):
     score = head(image, text)
     assert score.shape == (2, 3)
     assert (score == 0).all()
-    assert head.alignment(image, text).shape == (2, 3, 0, 3)
+    assert head.match(image, text).alignment.shape == (2, 3, 0, 3)
 
 
 @pytest.mark.parametrize(("name", "backend"), BACKENDS)
@@ -96,10 +96,10 @@ def test_gradients(name, backend):
 @pytest.mark.parametrize("name", LATE_INTERACTION)
 def test_tiles_of_the_cpu_are_the_reference(name, sparse, monkeypatch):
     """With tiles that all end unevenly, a region that stands twice, and few pairs or all with a gradient."""
-    monkeypatch.setattr(tiles_omit, "IMAGES_PER_BLOCK", 3)
-    monkeypatch.setattr(tiles_omit, "TILE_ENTRIES", 150)
-    monkeypatch.setattr(tiles_omit, "PRODUCT_ENTRIES", 400)
-    monkeypatch.setattr(tiles_omit, "GATHERED_ENTRIES", 700)
+    monkeypatch.setattr(tiles, "IMAGES_PER_BLOCK", 3)
+    monkeypatch.setattr(tiles, "TILE_ENTRIES", 150)
+    monkeypatch.setattr(tiles, "PRODUCT_ENTRIES", 400)
+    monkeypatch.setattr(tiles, "GATHERED_ENTRIES", 700)
     image, text = features(1, [5, 3, 5, 4, 0, 2, 5], 1), features(2, [4, 4, 4, 1, 7, 4, 4, 0, 4, 6, 6], 1)
     image.mask[0, :2] = True
     image.embeds[0, 1] = image.embeds[0, 0] = text.embeds[4, 0]
@@ -119,14 +119,18 @@ def test_tiles_of_the_cpu_are_the_reference(name, sparse, monkeypatch):
 @pytest.mark.parametrize("name", LATE_INTERACTION)
 def test_a_reduced_product_is_close(name):
     image, text = features(1, [6, 4, 5], dtype=torch.float32), features(2, [5, 3, 2, 7], dtype=torch.float32)
-    expected = tiled_similarity(head_of(name).float(), image, text)
-    for product, bound in (("bfloat16", 4e-3), ("int8", 1e-2)):
-        score = tiled_similarity(head_of(name).float(), image, text, product=product)
+    expected = head_of(name).float().tiled_similarity(image, text)
+    for matmul_dtype, bound in (("bfloat16", 4e-3), ("int8", 1e-2)):
+        score = head_of(name).float().tiled_similarity(image, text, matmul_dtype=matmul_dtype)
         assert 0 < (score - expected).abs().max() < bound
-    with pytest.raises(ValueError, match="product 'int8' is for the backends 'cpu' and 'numba' on a CPU"):
-        tiled_similarity(head_of(name, backend="reference"), image, text, product="int8")
-    with pytest.raises(ValueError, match="product is 'int8', which heads that transport and late interaction take"):
-        tiled_similarity(head_of("mean"), image, text, product="int8")
+    with pytest.raises(
+        ValueError, match="matmul_dtype 'int8' is for the backends 'cpu' and 'numba' of omit_hf.kernels on a CPU"
+    ):
+        head_of(name, backend="reference").tiled_similarity(image, text, matmul_dtype="int8")
+    with pytest.raises(
+        ValueError, match="matmul_dtype is 'int8', which heads that transport and late interaction take"
+    ):
+        head_of("mean").tiled_similarity(image, text, matmul_dtype="int8")
 
 
 @pytest.mark.parametrize("name", LATE_INTERACTION)
@@ -136,7 +140,7 @@ def test_alignment_is_the_gradient_of_the_score_by_the_similarities(name):
     image.embeds, text.embeds = torch.eye(4, dtype=torch.float64)[None], torch.rand(1, 3, 4, dtype=torch.float64)
     text.embeds.requires_grad_()  # word l holds its similarity to region k as its k-th entry
     head_of(name)(image, text).sum().backward()
-    torch.testing.assert_close(head_of(name).alignment(image, text)[0, 0].detach(), text.embeds.grad[0].T)
+    torch.testing.assert_close(head_of(name).match(image, text).alignment[0, 0].detach(), text.embeds.grad[0].T)
 
 
 def test_chan_grows_with_the_number_of_words():

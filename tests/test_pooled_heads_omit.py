@@ -89,8 +89,8 @@ def test_score_is_that_of_a_double_loop(name):
 @pytest.mark.parametrize("name", ["mean", "gpo", "pem"])
 def test_no_images_and_no_captions(name):
     head, image, text = head_of(name), features(1, [5, 1]), features(2, [4, 2, 3])
-    assert head(image.rows(0, 0), text).shape == (0, 3)
-    assert head(image, text.rows(0, 0)).shape == (2, 0)
+    assert head(image.select(slice(0)), text).shape == (0, 3)
+    assert head(image, text.select(slice(0))).shape == (2, 0)
 
 
 @pytest.mark.parametrize("name", ["mean", "gpo", "pem"])

@@ -7,14 +7,16 @@ from oracles import pair_score, score_bound
 from samples import TRANSPORTING, features, head_of, item
 
 from omit_hf import partial_sinkhorn_similarity
-from omit_hf.modeling import OmitFeatures
-from omit_hf.modeling.transport_heads_omit import PLANS_IN_MEMORY, fragment_marginals
+from omit_hf.modeling import OmitFeatures, transport_omit
+from omit_hf.modeling.sinkhorn_omit import fragment_marginals
 
 
 def bins_of(head):
-    if hasattr(head, "image_dustbin"):
-        return [F.normalize(each.detach(), dim=-1).numpy() for each in (head.image_dustbin, head.text_dustbin)]
-    return head.dustbin_similarity.item() if hasattr(head, "dustbin_similarity") else None
+    """What the oracle needs of a head's learned dustbins."""
+    parameters = [each.detach() for each in head.parameters()]
+    if len(parameters) == 2:
+        return [F.normalize(each, dim=-1).numpy() for each in parameters]
+    return parameters[0].item() if parameters else None
 
 
 def arguments(image, text):
@@ -97,18 +99,18 @@ def test_an_irrelevant_fragment_goes_to_the_dustbin():
     """A cell like the caption's global feature, and unlike its word, leaves the score to the cell that matches."""
     word, theme, other = torch.eye(3)
     image, text = torch.stack([word, theme])[None], word[None, None]
-    plan = (
+    valid = torch.ones(1, 2, dtype=torch.bool)
+    match = (
         head_of("omit")
         .float()
-        .transport_plan(
-            OmitFeatures(
-                embeds=image, mask=torch.ones(1, 2, dtype=torch.bool), pooled=other[None], norms=torch.ones(1, 2)
-            ),
-            OmitFeatures(
-                embeds=text, mask=torch.ones(1, 1, dtype=torch.bool), pooled=theme[None], norms=torch.ones(1, 1)
-            ),
+        .match(
+            OmitFeatures(embeds=image, mask=valid, pooled=other[None], norms=torch.ones(1, 2)),
+            OmitFeatures(embeds=text, mask=valid[:, :1], pooled=theme[None], norms=torch.ones(1, 1)),
         )
     )
+    plan = match.plan
+    torch.testing.assert_close(match.row_dustbin[0, 0], plan[0, 0, 1:, 0])
+    torch.testing.assert_close(match.column_dustbin[0, 0], plan[0, 0, 0, 1:])
     assert plan.shape == (1, 1, 3, 2)
     matched, dumped = plan[0, 0, 1], plan[0, 0, 2]
     assert matched[1] > 0.99 * matched.sum()
@@ -118,7 +120,7 @@ def test_an_irrelevant_fragment_goes_to_the_dustbin():
 @pytest.mark.parametrize(("name", "shape"), [("omit", (2, 3, 6, 5)), ("ot", (2, 3, 5, 4))])
 def test_transport_plans_hold_the_marginals(name, shape):
     image, text = features(1, [5, 2]), features(2, [4, 3, 1])
-    plan = head_of(name, regularization=0.5, num_iterations=300).transport_plan(image, text)
+    plan = head_of(name, regularization=0.5, num_iterations=300).match(image, text).plan
     assert plan.shape == shape
     torch.testing.assert_close(plan.sum((-2, -1)), torch.ones(2, 3, dtype=torch.float64))
     dustbin = 1 if name == "omit" else 0
@@ -131,18 +133,32 @@ def test_transport_plans_hold_the_marginals(name, shape):
 def test_marginals_sum_to_one_or_are_zero(kind):
     side, other = features(1, [5, 2, 0], 1), features(2, [4, 3])
     shares = fragment_marginals(kind, side, other)
-    assert shares.shape == (3, 2 if kind == "cross_global" else 1, 6)
+    assert shares.shape == ((3, 2, 6) if kind == "cross_global" else (3, 6))
+    shares = shares if shares.ndim == 3 else shares[:, None]
     total = shares.sum(-1)
     torch.testing.assert_close(total[:2], torch.ones_like(total[:2]))
     assert (total[2] == 0).all()
     assert (shares.transpose(0, 1)[:, ~side.mask] == 0).all()
 
 
-def test_pairs_are_tiled_where_the_plans_are_in_memory():
-    image, text = features(1, [5, 2]), features(2, [4, 3, 1])
-    assert head_of("omit").elements_per_pair(image, text) == 1
-    assert head_of("omit", backend="reference").elements_per_pair(image, text) == PLANS_IN_MEMORY * 6 * 5
-    assert head_of("ot", regularization=0.001).elements_per_pair(image, text) == PLANS_IN_MEMORY * 5 * 4  # fell back
+@pytest.mark.parametrize(("name", "options"), [("omit", {"backend": "reference"}), ("ot", {"regularization": 0.001})])
+def test_plans_are_in_memory_for_a_tile_at_a_time(monkeypatch, name, options):
+    """Where the reference is asked for, and where it stands in for a backend that cannot serve."""
+    pairs = []
+    reference = transport_omit.reference_score
+    monkeypatch.setattr(
+        transport_omit,
+        "reference_score",
+        lambda images, *others: pairs.append(len(images) * len(others[1])) or reference(images, *others),
+    )
+    image, text = features(1, [5, 2, 3]), features(2, [4, 3, 1, 2, 2])
+    head = head_of(name, **options)
+    first = head.num_dustbins
+    budget = 4 * transport_omit.PLANS_IN_MEMORY * (5 + first) * (4 + first) * 4
+    tiled = head.tiled_similarity(image, text, budget)
+    assert max(pairs) <= 4
+    assert sum(pairs) == 15
+    torch.testing.assert_close(tiled, head(image, text), rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from oracles import score_bounds
+from transporting import transport, transport_by
 
 from omit_hf import kernels
-from omit_hf.modeling import tiles_omit
-from omit_hf.modeling.tile_transport_omit import PackedTransport
-from omit_hf.modeling.transport_omit import BACKENDS, chosen_backend, transport_similarity
+from omit_hf.kernels.tiled import problem as tiles
+from omit_hf.kernels.tiled.transport import TiledTransport
+from omit_hf.modeling.transport_omit import BACKENDS, CannotServe, candidate_backends
 
 # The plain tiles, and the compiled ones, which leave float64 to them.
 TILED = ["cpu", "numba"]
@@ -42,7 +43,7 @@ def problem(seed, image_counts, text_counts, padding=1, width=24, uneven=False, 
 
 def score_and_gradients(backend, arguments, weights, **options):
     arguments = [each.detach().requires_grad_() for each in arguments]
-    score = transport_similarity(*arguments, backend=backend, **options)
+    score = transport(*arguments, backend=backend, **options)
     return score.detach(), torch.autograd.grad((score * weights.to(score.dtype)).sum(), arguments)
 
 
@@ -73,7 +74,7 @@ counts = st.lists(st.integers(0, 7), min_size=1, max_size=5)
     padding=st.integers(0, 2),
     uneven=st.booleans(),
     pairwise=st.booleans(),
-    dustbins=st.booleans(),
+    num_dustbins=st.integers(0, 1),
     regularization=st.floats(0.01, 1),
     num_iterations=st.integers(1, 50),
     sparse=st.booleans(),
@@ -86,7 +87,7 @@ counts = st.lists(st.integers(0, 7), min_size=1, max_size=5)
     padding=2,
     uneven=False,
     pairwise=False,
-    dustbins=False,
+    num_dustbins=0,
     regularization=1.0,
     num_iterations=1,
     sparse=False,
@@ -100,7 +101,7 @@ def test_tiles_are_the_reference(
     padding,
     uneven,
     pairwise,
-    dustbins,
+    num_dustbins,
     regularization,
     num_iterations,
     sparse,
@@ -115,7 +116,7 @@ def test_tiles_are_the_reference(
         kept = torch.zeros_like(weights)
         kept.view(-1)[seed % kept.numel()] = 1
         weights *= kept
-    options = {"regularization": regularization, "num_iterations": num_iterations, "dustbins": dustbins}
+    options = {"regularization": regularization, "num_iterations": num_iterations, "num_dustbins": num_dustbins}
     assume(backend == "cpu" or dtype == torch.float32)
     assert_parity(backend, arguments, dtype, weights, **options)
 
@@ -128,14 +129,14 @@ def test_many_tiles_are_one(monkeypatch, sparse, backend):
     weights = torch.randn(7, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     if sparse:
         weights[torch.rand(7, 11, generator=torch.Generator().manual_seed(1)) < 0.9] = 0
-    options = {"regularization": 0.05, "num_iterations": 3, "dustbins": True}
+    options = {"regularization": 0.05, "num_iterations": 3, "num_dustbins": 1}
     dtype = torch.float64 if backend == "cpu" else torch.float32
     arguments = [each.to(dtype) for each in arguments]
     whole = score_and_gradients(backend, arguments, weights, **options)
-    monkeypatch.setattr(tiles_omit, "IMAGES_PER_BLOCK", 3)
-    monkeypatch.setattr(tiles_omit, "TILE_ENTRIES", 150)
-    monkeypatch.setattr(tiles_omit, "PRODUCT_ENTRIES", 400)
-    monkeypatch.setattr(tiles_omit, "GATHERED_ENTRIES", 700)
+    monkeypatch.setattr(tiles, "IMAGES_PER_BLOCK", 3)
+    monkeypatch.setattr(tiles, "TILE_ENTRIES", 150)
+    monkeypatch.setattr(tiles, "PRODUCT_ENTRIES", 400)
+    monkeypatch.setattr(tiles, "GATHERED_ENTRIES", 700)
     torch.testing.assert_close(score_and_gradients(backend, arguments, weights, **options), whole)
     assert_parity(backend, arguments, dtype, weights, **options)
 
@@ -147,15 +148,15 @@ def test_a_tile_that_leaves_float32_is_done_in_float64(monkeypatch, backend):
     text_rows = torch.tensor([[[1.0, 0, 0], [-1, 0, 0], [0.6, 0.8, 0]]], dtype=torch.float64)
     mass = torch.full((1, 1, 3), 1 / 3, dtype=torch.float64)
     types = []
-    iterate = PackedTransport.iterate
+    iterate = TiledTransport.iterate
     monkeypatch.setattr(
-        PackedTransport, "iterate", lambda *arguments: types.append(arguments[-1]) or iterate(*arguments)
+        TiledTransport, "iterate", lambda *arguments: types.append(arguments[-1]) or iterate(*arguments)
     )
-    options = {"regularization": 1 / 55, "num_iterations": 5, "dustbins": False}
+    options = {"regularization": 1 / 55, "num_iterations": 5, "num_dustbins": 0}
     assert_parity(backend, (image_rows, mass, text_rows, mass), torch.float32, torch.ones(1, 1), **options)
     assert types == [torch.float32, torch.float64] * 2  # forward and backward
     types.clear()
-    transport_similarity(
+    transport(
         *(each.float() for each in (image_rows, mass, text_rows, mass)),
         **options | {"regularization": 0.1, "backend": backend},
     )
@@ -166,10 +167,10 @@ def test_a_tile_that_leaves_float32_is_done_in_float64(monkeypatch, backend):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_no_worse_than_the_reference(dtype, backend):
     arguments = problem(3, [6, 4, 5], [5, 3, 2], dtype == torch.bfloat16)
-    options = {"regularization": 0.02, "num_iterations": 3, "dustbins": True}
-    truth = transport_similarity(*arguments, backend="reference", **options)
+    options = {"regularization": 0.02, "num_iterations": 3, "num_dustbins": 1}
+    truth = transport(*arguments, backend="reference", **options)
     rows = [arguments[0].to(dtype), arguments[1].float(), arguments[2].to(dtype), arguments[3].float()]
-    eager, ours = (transport_similarity(*rows, backend=each, **options) for each in ("reference", backend))
+    eager, ours = (transport(*rows, backend=each, **options) for each in ("reference", backend))
     assert ours.dtype == torch.float32
     assert (ours - truth).abs().max() <= 1.1 * (eager - truth).abs().max()
 
@@ -184,7 +185,7 @@ def test_nothing_to_transport(image_counts, text_counts, padding, sparse, backen
     weights = torch.ones(len(image_counts), len(text_counts))
     if sparse:
         weights.view(-1)[1:] = 0
-    options = {"regularization": 0.1, "num_iterations": 2, "dustbins": False}
+    options = {"regularization": 0.1, "num_iterations": 2, "num_dustbins": 0}
     score, gradients = score_and_gradients(backend, arguments, weights, **options)
     assert (score == 0).all()
     assert all((each == 0).all() for each in gradients)
@@ -200,20 +201,20 @@ def test_an_empty_side(backend, images):
         text_rows[: 3 * (images == 0)],
         text_mass[:, : 3 * (images == 0)],
     )
-    score = transport_similarity(*arguments, regularization=0.1, num_iterations=2, dustbins=True, backend=backend)
+    score = transport(*arguments, regularization=0.1, num_iterations=2, num_dustbins=1, backend=backend)
     assert score.shape == (images, 3 * (images == 0))
 
 
 @pytest.mark.parametrize("backend", TILED)
 def test_strided_inputs_and_inputs_without_gradient(backend):
     arguments = [each.float() for each in problem(6, [4, 3, 2], [5, 2])]
-    options = {"regularization": 0.1, "num_iterations": 3, "dustbins": True, "backend": backend}
-    expected = transport_similarity(*arguments, **options)
+    options = {"regularization": 0.1, "num_iterations": 3, "num_dustbins": 1, "backend": backend}
+    expected = transport(*arguments, **options)
     strided = [each.mT.contiguous().mT for each in arguments]
     assert not strided[0].is_contiguous()
-    torch.testing.assert_close(transport_similarity(*strided, **options), expected)
+    torch.testing.assert_close(transport(*strided, **options), expected)
     text_rows = arguments[2].clone().requires_grad_()
-    score = transport_similarity(arguments[0], arguments[1], text_rows, arguments[3], **options)
+    score = transport(arguments[0], arguments[1], text_rows, arguments[3], **options)
     score.sum().backward()
     assert text_rows.grad.isfinite().all()
 
@@ -232,21 +233,20 @@ def test_the_transport_of_a_compiled_model_under_autocast(model, inputs):
 
 def test_auto_falls_back_and_says_why(caplog):
     arguments = [each.float() for each in problem(7, [3, 2], [4, 1])]
-    options = {"regularization": 0.002, "num_iterations": 3, "dustbins": True}
+    options = {"regularization": 0.002, "num_iterations": 3, "num_dustbins": 1}
     with caplog.at_level(logging.INFO):
-        score = transport_similarity(*arguments, **options)
+        score = transport(*arguments, **options)
     assert "Backend 'cpu' cannot be used: similarity / regularization may reach 500, and it takes 320." in caplog.text
-    assert torch.equal(score, transport_similarity(*arguments, backend="reference", **options))
-    assert chosen_backend("auto", arguments, options) == "reference"
+    assert torch.equal(score, transport(*arguments, backend="reference", **options))
     with pytest.raises(ValueError, match="backend 'cpu' cannot be used: .* reach 500"):  # reference knows no product
-        transport_similarity(*arguments, product="int8", **options)
+        transport(*arguments, matmul_dtype="int8", **options)
     with pytest.raises(ValueError, match="backend 'cpu' cannot be used: .* reach 500.*backend='auto' chooses one"):
-        transport_similarity(*arguments, backend="cpu", **options)
+        transport(*arguments, backend="cpu", **options)
 
 
 def test_numba_pays_for_many_pairs_and_says_where_it_cannot_be_used(monkeypatch, caplog):
     image_rows, image_mass, text_rows, text_mass = (each.float() for each in problem(13, [3, 2], [4, 1]))
-    options = {"regularization": 0.1, "num_iterations": 3, "dustbins": True}
+    options = {"regularization": 0.1, "num_iterations": 3, "num_dustbins": 1}
     many = (
         image_rows.repeat(400, 1, 1),
         image_mass.repeat(400, 1, 1),
@@ -254,34 +254,36 @@ def test_numba_pays_for_many_pairs_and_says_where_it_cannot_be_used(monkeypatch,
         text_mass.repeat(1, 100, 1),
     )
     with caplog.at_level(logging.DEBUG):
-        assert chosen_backend("auto", (image_rows, image_mass, text_rows, text_mass), options) == "cpu"
-        assert chosen_backend("auto", many, options) == "numba"
+        assert candidate_backends("auto", "cpu", 80) == ["cpu", "reference"]
+        assert candidate_backends("auto", "cpu", 2**20) == ["numba", "cpu", "reference"]
+        scores = transport(*many, **options)
     assert "Backend 'numba' pays from 1048576 cosines, and these are 80." in caplog.text
-    scores, plain = (transport_similarity(*many, **options, backend=backend) for backend in ("numba", "cpu"))
-    torch.testing.assert_close(scores, plain, rtol=0, atol=1e-6)
+    assert "Transport on cpu by backend 'numba'." in caplog.text
+    torch.testing.assert_close(scores, transport(*many, **options, backend="cpu"), rtol=0, atol=1e-6)
     exact = [each.double() for each in many]
-    assert chosen_backend("auto", exact, options) == "cpu"
+    torch.testing.assert_close(transport(*exact, **options), transport(*exact, **options, backend="cpu"))
     with pytest.raises(ValueError, match="backend 'numba' cannot be used: an input is torch.float64"):
-        transport_similarity(*exact, **options, backend="numba")
+        transport(*exact, **options, backend="numba")
     on_meta = [each.to("meta") for each in many]
-    assert kernels.numba_limit(*on_meta, **options) == "the tensors are on meta, and it takes a CPU."
+    with pytest.raises(CannotServe, match="the tensors are on meta, and it takes a CPU"):
+        transport_by("numba", *on_meta, **options)
     monkeypatch.setattr(os, "getpid", lambda: 0)
     with pytest.raises(ValueError, match="'numba' cannot be used: this process was forked from one"):
-        transport_similarity(*many, **options, backend="numba")
+        transport(*many, **options, backend="numba")
     monkeypatch.undo()
-    monkeypatch.delattr(kernels, "numba_transport")
-    monkeypatch.setitem(sys.modules, "omit_hf.kernels.numba_transport", None)
+    monkeypatch.delattr(kernels.numba, "transport")
+    monkeypatch.setitem(sys.modules, "omit_hf.kernels.numba.transport", None)
     with pytest.raises(
         ValueError, match=r"'numba' cannot be used: Numba cannot be imported .*pip install omit-hf\[numba"
     ):
-        transport_similarity(*many, **options, backend="numba")
-    assert chosen_backend("auto", many, options) == "cpu"
+        transport(*many, **options, backend="numba")
+    torch.testing.assert_close(transport(*many, **options), scores, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_numba_takes_torchs_threads_and_leaves_them(threads):
     arguments = [each.float() for each in problem(14, [5, 3, 5], [4, 4, 4, 1, 7, 4, 4], uneven=True)]
-    options = {"regularization": 0.05, "num_iterations": 3, "dustbins": True}
+    options = {"regularization": 0.05, "num_iterations": 3, "num_dustbins": 1}
     weights = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
     before, expected = torch.get_num_threads(), score_and_gradients("numba", arguments, weights, **options)
     try:
@@ -297,16 +299,16 @@ def test_mass_in_some_pairs_alone_is_for_the_reference():
     image_rows, image_mass, text_rows, text_mass = problem(8, [3, 2], [4, 1], pairwise=True)
     image_mass = image_mass.clone()
     image_mass[0, 1] = 0
-    arguments, options = (image_rows, image_mass, text_rows, text_mass), {"num_iterations": 3, "dustbins": True}
+    arguments, options = (image_rows, image_mass, text_rows, text_mass), {"num_iterations": 3, "num_dustbins": 1}
     with pytest.raises(ValueError, match="an item has mass in some of its pairs and none in others"):
-        transport_similarity(*arguments, regularization=0.1, backend="cpu", **options)
-    assert transport_similarity(*arguments, regularization=0.1, **options)[0, 1] == 0
+        transport(*arguments, regularization=0.1, backend="cpu", **options)
+    assert transport(*arguments, regularization=0.1, **options)[0, 1] == 0
 
 
 def test_not_a_number_stays_one():
     image_rows, *others = problem(9, [3, 2], [4, 1])
     image_rows[0, 0, 0] = torch.nan
-    score = transport_similarity(image_rows, *others, regularization=0.1, num_iterations=3, dustbins=True)
+    score = transport(image_rows, *others, regularization=0.1, num_iterations=3, num_dustbins=1)
     assert score[0].isnan().all()
 
 
@@ -315,7 +317,7 @@ def test_not_a_number_stays_one():
     [
         (
             {"text_rows": torch.ones(2, 5, 24)},
-            r"dtype is torch.float64, the captions' torch.float32; expected the same",
+            r"images are torch.float64 on cpu, the captions torch.float32 on cpu; expected the same. Cast one side",
         ),
         ({"backend": "triton"}, r"backend is 'triton'; expected one of 'auto', .*import omit_hf.kernels"),
         ({"backend": "gpu"}, "backend is 'gpu'; expected one of 'auto', 'reference', 'cpu'"),
@@ -326,33 +328,36 @@ def test_bad_input(changes, message, monkeypatch):
     names = ("image_rows", "image_mass", "text_rows", "text_mass")
     arguments = dict(zip(names, problem(10, [3, 2], [4, 1]), strict=True))
     with pytest.raises(ValueError, match=message):
-        transport_similarity(**{**arguments, "regularization": 0.1, "num_iterations": 3, "dustbins": True, **changes})
+        transport(**{**arguments, "regularization": 0.1, "num_iterations": 3, "num_dustbins": 1, **changes})
 
 
 @pytest.mark.parametrize("backend", TILED)
-@pytest.mark.parametrize(("product", "bound"), [("bfloat16", 4e-3), ("int8", 1e-2)])
-def test_a_reduced_product_errs_by_the_rounding_of_the_cosines(product, bound, backend):
+@pytest.mark.parametrize(("matmul_dtype", "bound"), [("bfloat16", 4e-3), ("int8", 1e-2)])
+def test_a_reduced_product_errs_by_the_rounding_of_the_cosines(matmul_dtype, bound, backend):
     """bfloat16 rounds a cosine to 2^-9 of itself, int8 each of the 24 coordinates to 1/254 of the largest."""
     arguments = [each.float() for each in problem(11, [6, 4, 5, 1], [5, 3, 2, 7], uneven=True)]
-    options = {"regularization": 0.5, "num_iterations": 3, "dustbins": True}
-    expected = transport_similarity(*arguments, **options)
-    score = transport_similarity(*arguments, **options, product=product, backend=backend)
+    options = {"regularization": 0.5, "num_iterations": 3, "num_dustbins": 1}
+    expected = transport(*arguments, **options)
+    score = transport(*arguments, **options, matmul_dtype=matmul_dtype, backend=backend)
     assert score.dtype == torch.float32
     assert 0 < (score - expected).abs().max() < bound
 
 
 def test_a_reduced_product_where_there_is_none(model, inputs):
     arguments = [each.float() for each in problem(12, [3, 2], [4, 1])]
-    options = {"regularization": 0.1, "num_iterations": 3, "dustbins": True}
-    with pytest.raises(ValueError, match="product is 'int4'; expected one of 'float32', 'bfloat16', 'int8'"):
-        transport_similarity(*arguments, **options, product="int4")
-    with pytest.raises(ValueError, match="product 'int8' is for the backends 'cpu' and 'numba' on a CPU; this is"):
-        transport_similarity(*arguments, **options, product="int8", backend="reference")
+    options = {"regularization": 0.1, "num_iterations": 3, "num_dustbins": 1}
+    with pytest.raises(ValueError, match="matmul_dtype is 'int4'; expected one of 'float32', 'bfloat16', 'int8'"):
+        transport(*arguments, **options, matmul_dtype="int4")
+    with pytest.raises(
+        ValueError,
+        match="matmul_dtype 'int8' is for the backends 'cpu' and 'numba' of omit_hf.kernels on a CPU; this is",
+    ):
+        transport(*arguments, **options, matmul_dtype="int8", backend="reference")
     arguments[0].requires_grad_()
-    with pytest.raises(ValueError, match="product 'int8' has no gradient; score under torch.inference_mode"):
-        transport_similarity(*arguments, **options, product="int8")
+    with pytest.raises(ValueError, match="matmul_dtype 'int8' has no gradient; score under torch.inference_mode"):
+        transport(*arguments, **options, matmul_dtype="int8")
     image = model.get_image_features(inputs["pixel_values"])
     text = model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
     with torch.inference_mode():
-        close = model.similarity(image, text, product="bfloat16")
+        close = model.similarity(image, text, matmul_dtype="bfloat16")
     assert (close - model.similarity(image, text)).abs().max() < 0.05

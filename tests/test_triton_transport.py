@@ -3,6 +3,7 @@
 How `conftest.py` chooses between the two is said there.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -15,17 +16,20 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from oracles import score_bounds
 from tiny import PROGRAMS
+from transporting import transport, transport_by
 
 from omit_hf import kernels
-from omit_hf.modeling.transport_omit import BACKENDS, reference_similarity, transport_similarity
+from omit_hf.modeling.transport_omit import BACKENDS, CannotServe
 
 pytest.importorskip("triton", reason="Triton has wheels for Linux alone; elsewhere the backend says that it is missing")
 
-from omit_hf.kernels import triton_transport
+from omit_hf.kernels.triton import transport as triton_transport
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 NAMES = ("image_rows", "image_mass", "text_rows", "text_mass")
+reference_similarity = functools.partial(transport_by, "reference")
+triton_similarity = functools.partial(transport_by, "triton")
 
 
 def marginals(shape, present, generator) -> torch.Tensor:
@@ -69,7 +73,7 @@ def assert_parity(arguments: dict, weights: torch.Tensor | None = None, **option
         weights = torch.randn(pairs, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     truth, true_gradients = scores_and_gradients(reference_similarity, arguments, weights, torch.float64, **options)
     eager, eager_gradients = scores_and_gradients(reference_similarity, arguments, weights, **options)
-    fused, fused_gradients = scores_and_gradients(kernels.triton_similarity, arguments, weights, **options)
+    fused, fused_gradients = scores_and_gradients(triton_similarity, arguments, weights, **options)
 
     exact = [arguments[name].double() for name in NAMES]
     slack = 1.1 if arguments["image_rows"].itemsize == 2 else 0
@@ -90,15 +94,15 @@ def assert_parity(arguments: dict, weights: torch.Tensor | None = None, **option
     padding=st.integers(0, 2),
     width=st.integers(1, 40),
     per_pair=st.booleans(),
-    dustbins=st.booleans(),
+    num_dustbins=st.integers(0, 1),
     regularization=st.floats(0.01, 1),
     num_iterations=st.sampled_from([1, 2, 3, 4, 5, 8, 13, 50]),
 )
 def test_scores_and_gradients_are_those_of_the_definition(
-    seed, image_counts, text_counts, padding, width, per_pair, dustbins, regularization, num_iterations
+    seed, image_counts, text_counts, padding, width, per_pair, num_dustbins, regularization, num_iterations
 ):
     arguments = problem(seed, image_counts, text_counts, padding=padding, width=width, per_pair=per_pair)
-    assert_parity(arguments, regularization=regularization, num_iterations=num_iterations, dustbins=dustbins)
+    assert_parity(arguments, regularization=regularization, num_iterations=num_iterations, num_dustbins=num_dustbins)
 
 
 def test_mass_may_have_to_go_where_the_first_pass_leaves_nothing():
@@ -112,19 +116,19 @@ def test_mass_may_have_to_go_where_the_first_pass_leaves_nothing():
     }
     scores = []
     for num_iterations in (40, 50):
-        options = {"regularization": 0.01, "num_iterations": num_iterations, "dustbins": False}
+        options = {"regularization": 0.01, "num_iterations": num_iterations, "num_dustbins": 0}
         assert_parity(arguments, **options)
-        scores.append(kernels.triton_similarity(*arguments.values(), **options).item())
+        scores.append(triton_similarity(*arguments.values(), **options).item())
     assert scores == pytest.approx([1, -0.6], abs=0.01)
 
 
-OPTIONS = {"regularization": 0.05, "num_iterations": 3, "dustbins": True}
+OPTIONS = {"regularization": 0.05, "num_iterations": 3, "num_dustbins": 1}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_no_worse_than_that_of_the_reference(dtype):
     arguments = problem(1, [7, 3, 20], [5, 1], width=70, padding=2, dtype=dtype)
-    assert_parity(arguments, regularization=0.02, num_iterations=5, dustbins=True)
+    assert_parity(arguments, regularization=0.02, num_iterations=5, num_dustbins=1)
 
 
 @pytest.mark.parametrize(
@@ -138,16 +142,16 @@ def test_half_precision_is_no_worse_than_that_of_the_reference(dtype):
 )
 def test_all_sizes(image_counts, text_counts, width):
     arguments = problem(2, image_counts, text_counts, width=width, padding=1)
-    assert_parity(arguments, regularization=0.05, num_iterations=2, dustbins=True)
+    assert_parity(arguments, regularization=0.05, num_iterations=2, num_dustbins=1)
 
 
 def test_in_blocks_as_on_the_chip(monkeypatch):
     """Forward too, with one program that takes tile after tile."""
     arguments = problem(2, [5, 18, 36, 60], [3, 17, 1, 12, 16, 2, 4, 3, 3, 5], width=20)
-    on_chip = kernels.triton_similarity(*arguments.values(), **OPTIONS)
+    on_chip = triton_similarity(*arguments.values(), **OPTIONS)
     for name, value in {"MAX_TILE_ENTRIES": 0, "IMAGE_BLOCK": 16, "WORKSPACE": 1}.items():
         monkeypatch.setattr(triton_transport, name, value)
-    torch.testing.assert_close(kernels.triton_similarity(*arguments.values(), **OPTIONS), on_chip)
+    torch.testing.assert_close(triton_similarity(*arguments.values(), **OPTIONS), on_chip)
     assert_parity(arguments, **OPTIONS)
 
 
@@ -186,14 +190,14 @@ def test_only_pairs_with_a_gradient_are_visited(density, workspace, monkeypatch)
 
 def test_the_layout_of_the_inputs_does_not_matter():
     arguments = problem(5, [4, 3], [3, 2, 5], per_pair=True)
-    expected = kernels.triton_similarity(*arguments.values(), **OPTIONS)
+    expected = triton_similarity(*arguments.values(), **OPTIONS)
     for change in (
         lambda each: each.mT.contiguous().mT,  # rows strided along their width
         lambda each: each.transpose(0, 1).contiguous().transpose(0, 1),
         lambda each: torch.cat([each, each + 1], dim=-1)[..., : each.shape[-1]],
     ):
         strided = {name: change(each).requires_grad_() for name, each in arguments.items()}
-        scores = kernels.triton_similarity(*strided.values(), **OPTIONS)
+        scores = triton_similarity(*strided.values(), **OPTIONS)
         assert torch.equal(scores, expected)
     assert_parity(strided, torch.ones(1, 1).expand(2, 3).to(DEVICE), **OPTIONS)
 
@@ -201,11 +205,11 @@ def test_the_layout_of_the_inputs_does_not_matter():
 def test_one_side_alone_may_want_a_gradient():
     arguments = problem(6, [4, 3], [3, 2])
     every = [each.clone().requires_grad_() for each in arguments.values()]
-    kernels.triton_similarity(*every, **OPTIONS).sum().backward()
+    triton_similarity(*every, **OPTIONS).sum().backward()
     for number, name in enumerate(NAMES):
         alone = {other: each.clone() for other, each in arguments.items()}
         alone[name].requires_grad_()
-        kernels.triton_similarity(*alone.values(), **OPTIONS).sum().backward()
+        triton_similarity(*alone.values(), **OPTIONS).sum().backward()
         assert torch.equal(alone[name].grad, every[number].grad)
 
 
@@ -214,7 +218,7 @@ def test_no_image_or_no_caption():
     for side, shape in (("image", (0, 1)), ("text", (2, 0))):
         empty = {**arguments, f"{side}_rows": arguments[f"{side}_rows"][:0].requires_grad_()}
         empty[f"{side}_mass"] = arguments["image_mass"][:0] if side == "image" else arguments["text_mass"][:, :0]
-        scores = kernels.triton_similarity(*empty.values(), **OPTIONS)
+        scores = triton_similarity(*empty.values(), **OPTIONS)
         assert scores.shape == shape
         scores.sum().backward()
         assert empty[f"{side}_rows"].grad.shape == empty[f"{side}_rows"].shape
@@ -224,7 +228,7 @@ def test_a_compiled_model_may_call_it():
     arguments = problem(8, [4, 3], [3, 2])
 
     def model(image_rows, image_mass, text_rows, text_mass):
-        return kernels.triton_similarity(image_rows * 2, image_mass, text_rows, text_mass, **OPTIONS) * 3
+        return triton_similarity(image_rows * 2, image_mass, text_rows, text_mass, **OPTIONS) * 3
 
     gradients = []
     for function in (model, torch.compile(model, backend="eager")):
@@ -236,8 +240,8 @@ def test_a_compiled_model_may_call_it():
 def test_the_backend_is_registered():
     assert "triton" in BACKENDS
     arguments = problem(8, [4, 3], [3, 2])
-    scores = transport_similarity(*arguments.values(), **OPTIONS, backend="triton")
-    assert torch.equal(scores, kernels.triton_similarity(*arguments.values(), **OPTIONS))
+    scores = transport(*arguments.values(), **OPTIONS, backend="triton")
+    assert torch.equal(scores, triton_similarity(*arguments.values(), **OPTIONS))
 
 
 @pytest.mark.parametrize(
@@ -251,27 +255,28 @@ def test_the_backend_is_registered():
 def test_limits_give_a_reason(rows, words, dtype, message):
     tensors = [torch.ones(1, rows, 2), torch.ones(1, 1, rows), torch.ones(1, words, 2), torch.ones(1, 1, words)]
     tensors = [tensor.to(DEVICE, dtype) for tensor in tensors]
-    assert message in kernels.triton_limit(*tensors, **OPTIONS)
     with pytest.raises(ValueError, match=message):
-        transport_similarity(*tensors, **OPTIONS, backend="triton")
+        transport(*tensors, **OPTIONS, backend="triton")
 
 
 def test_without_triton_or_a_gpu_the_limit_says_so(monkeypatch):
     tensors = [torch.ones(1, 2, 2), torch.ones(1, 1, 2), torch.ones(1, 2, 2), torch.ones(1, 1, 2)]
     monkeypatch.setattr(triton_transport, "INTERPRETED", False)
-    assert "the tensors are on cpu, and it takes an NVIDIA GPU" in kernels.triton_limit(*tensors, **OPTIONS)
+    with pytest.raises(CannotServe, match="the tensors are on cpu, and it takes an NVIDIA GPU"):
+        triton_similarity(*tensors, **OPTIONS)
     monkeypatch.setattr(kernels, "find_spec", lambda name: None)
-    assert "Triton is not installed (pip install omit-hf[triton])" in kernels.triton_limit(*tensors, **OPTIONS)
+    with pytest.raises(CannotServe, match=r"Triton is not installed \(pip install omit-hf\[triton\]\)"):
+        triton_similarity(*tensors, **OPTIONS)
 
 
 @pytest.mark.skipif(not CUDA, reason="measures a GPU's memory")
 def test_the_forward_pass_writes_the_scores_alone():
     arguments = problem(9, [36] * 256, [14] * 256, width=64, dtype=torch.bfloat16)
     with torch.no_grad():
-        kernels.triton_similarity(*arguments.values(), **OPTIONS)
+        triton_similarity(*arguments.values(), **OPTIONS)
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        kernels.triton_similarity(*arguments.values(), **OPTIONS)
+        triton_similarity(*arguments.values(), **OPTIONS)
     assert torch.cuda.max_memory_allocated() - before < 4 * 256 * 256 + 2**22  # 5 MB; one plan each would take 130
 
 

@@ -31,8 +31,8 @@ from omit_hf.cards import environment
 from omit_hf.command_line import HelpFormatter
 from omit_hf.data import ImageTextInputs, load_image_text
 from omit_hf.evaluation import retrieval_metrics
-from omit_hf.modeling.packed_omit import packed_late_interaction
-from omit_hf.modeling.transport_omit import transport_similarity
+from omit_hf.kernels.tiled import score_late_interaction
+from omit_hf.modeling.transport_omit import Side, TransportOptions, transport_similarity
 from omit_hf.training import read_recipe_file
 
 try:
@@ -91,11 +91,10 @@ class Problem:
         return cls(rows(images, REGIONS + 1), text, mask, image_mass, (mask / mask.sum(1, keepdim=True))[None])
 
 
-def fused(backend: str = "auto", product: str = "float32") -> Callable[[Problem], Tensor]:
+def fused(backend: str = "auto", matmul_dtype: str = "float32") -> Callable[[Problem], Tensor]:
     def similarity(p: Problem) -> Tensor:
-        sides = (p.image, p.image_mass, p.text, p.text_mass)
-        options = {"regularization": REGULARIZATION, "num_iterations": ITERATIONS, "dustbins": True}
-        return transport_similarity(*sides, **options, backend=backend, product=product)
+        options = TransportOptions(REGULARIZATION, ITERATIONS, backend=backend, matmul_dtype=matmul_dtype)
+        return transport_similarity(Side(p.image, p.image_mass), Side(p.text, p.text_mass), options)
 
     return similarity
 
@@ -124,7 +123,8 @@ def late_interaction(p: Problem) -> Tensor:
 def late_interaction_in_tiles(p: Problem) -> Tensor:
     """The same by the CPU backend, as `matching="maxsim"` computes it; the dustbins are rows like others, as in (c)."""
     regions = torch.ones(p.image.shape[:2], dtype=torch.bool)
-    return packed_late_interaction(p.image, regions, p.text, p.mask, temperature=None)
+    sides = Side(p.image, regions[:, None]), Side(p.text, p.mask[None])
+    return score_late_interaction(*sides, temperature=None, matmul_dtype="float32")
 
 
 def pot(p: Problem) -> Tensor:
@@ -234,8 +234,8 @@ def batches(arguments: Arguments) -> None:
         methods = {"OMIT": fused(), "(a) plain": plain, "(b) product alone": product_alone}
         if arguments.device == "cpu":
             methods |= {
-                "OMIT, bfloat16 product": fused(product="bfloat16"),
-                "OMIT, int8 product": fused(product="int8"),
+                "OMIT, bfloat16 product": fused(matmul_dtype="bfloat16"),
+                "OMIT, int8 product": fused(matmul_dtype="int8"),
                 "OMIT, plain torch": fused("cpu"),
             }
         methods |= {"OMIT, reference": fused("reference"), "(c) late interaction, plain": late_interaction}
@@ -266,7 +266,10 @@ def gallery(name: str, arguments: Arguments) -> None:
     problem = Problem.random(*GALLERIES[name], 1024, arguments)
     methods = {"OMIT": fused(), "(a) plain": in_blocks(plain)}
     if arguments.device == "cpu":
-        methods |= {"OMIT, bfloat16 product": fused(product="bfloat16"), "OMIT, int8 product": fused(product="int8")}
+        methods |= {
+            "OMIT, bfloat16 product": fused(matmul_dtype="bfloat16"),
+            "OMIT, int8 product": fused(matmul_dtype="int8"),
+        }
         methods["OMIT, plain torch"] = fused("cpu")
     methods["(c) late interaction, plain"] = in_blocks(late_interaction)
     if arguments.device == "cpu":
@@ -293,16 +296,16 @@ def recall_of_products(folder: str) -> None:
         text = model.get_text_features(**inputs.texts(range(len(inputs))))
         lines = ["| product | s | RSUM | i2t R@1 | t2i R@1 | same top 10 captions |", "|---|---|---|---|---|---|"]
         exact = None
-        for product in ("float32", "bfloat16", "int8"):
+        for matmul_dtype in ("float32", "bfloat16", "int8"):
             start = time.perf_counter()
-            similarity = model.similarity(image, text, product=product).numpy()
+            similarity = model.similarity(image, text, matmul_dtype=matmul_dtype).numpy()
             seconds = time.perf_counter() - start
             best = np.argsort(-similarity, axis=1)[:, :10]
             exact = best if exact is None else exact
             overlap = np.mean([len(np.intersect1d(*rows)) / best.shape[1] for rows in zip(best, exact, strict=True)])
             found = retrieval_metrics(similarity, inputs.caption_image_index)
             recalls = f"{found['rsum']:.1f} | {found['i2t_r1']:.1f} | {found['t2i_r1']:.1f}"
-            lines.append(f"| {product} | {seconds:.1f} | {recalls} | {overlap:.1%} |")
+            lines.append(f"| {matmul_dtype} | {seconds:.1f} | {recalls} | {overlap:.1%} |")
         for dim, what in ((1, "captions of every image"), (0, "images of every caption")):
             start = time.perf_counter()
             model.topk(image, text, min(10, inputs.num_images), dim)

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from omit_hf.evaluation.cells import grid_cells, grid_shape, window_of
 from omit_hf.modeling.features_omit import OmitFeatures
-from omit_hf.modeling.matching_omit import MATCHING, tiled_similarity
+from omit_hf.modeling.matching_omit import MATCHING, MatchingHead
 from omit_hf.modeling.pictures_omit import rgb_picture
 
 SPACE = "▁"  # SentencePiece's
@@ -158,7 +158,7 @@ def encode_picture(
         grid = grid_shape(count, shown, image.last_hidden_state)
         area = tuple(window_of(processor.image_processor, *picture.size).tolist())
         frame = {"grid": grid, "area": area, "width": picture.width, "height": picture.height}
-    return EncodedPicture(image.rows(0, 1), frame)
+    return EncodedPicture(image.select(slice(1)), frame)
 
 
 @torch.inference_mode()
@@ -170,7 +170,7 @@ def align_sentence(
     tokens = processor(text=sentence).to(model.device)
     with _evaluating(model):
         text = model.get_text_features(**tokens)
-        similarity = tiled_similarity(head, encoded.features, text).item()
+        similarity = head.tiled_similarity(encoded.features, text).item()
         columns, plan, marginals = _columns(head, encoded.features, text)
     valid = text.mask[0, : tokens["input_ids"].shape[1]].cpu()
     words = words_of_tokens(processor.tokenizer, sentence, tokens["input_ids"][0].cpu(), valid)
@@ -212,7 +212,7 @@ def _evaluating(model):
         model.train(was_training)
 
 
-def _head(model, matching: str | None) -> nn.Module:
+def _head(model, matching: str | None) -> MatchingHead:
     """The model's own head, or another without parameters, with the settings of the model's configuration."""
     name = matching or model.config.matching
     if name not in MATCHING:
@@ -233,15 +233,13 @@ def _head(model, matching: str | None) -> nn.Module:
     return head
 
 
-def _columns(head: nn.Module, image: OmitFeatures, text: OmitFeatures) -> tuple:
+def _columns(head: MatchingHead, image: OmitFeatures, text: OmitFeatures) -> tuple:
     """Of the one pair: the alignment, [K, L]; the plan with its dustbins and the marginals of its rows and columns, or
     None."""
-    if not hasattr(head, "transport_plan"):
-        return head.alignment(image, text)[0, 0].float().cpu().numpy(), None, None
-    _, row_marginals, _, column_marginals = head.sides(image, text)
-    plan = head.transport_plan(image, text)[0, 0].float().cpu().numpy()
-    marginals = [each[0, 0].float().cpu().numpy() for each in (row_marginals, column_marginals)]
-    return plan[head.dustbins :, head.dustbins :], plan, marginals
+    match = head.match(image, text)
+    of_pair = (match.alignment, match.plan, match.row_marginals, match.column_marginals)
+    alignment, plan, *marginals = (None if each is None else each[0, 0].float().cpu().numpy() for each in of_pair)
+    return alignment, plan, marginals
 
 
 class Word(NamedTuple):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from omit_hf import sinkhorn
-from omit_hf.modeling.transport_omit import row_similarity
+from omit_hf.modeling.sinkhorn_omit import row_similarity
 
 
 def score_bound(size, product_size, regularization, single=True):
@@ -19,14 +19,14 @@ def score_bound(size, product_size, regularization, single=True):
     return epsilon / regularization * size + 8 * unit * product_size
 
 
-def score_bounds(rows_and_mass, regularization, num_iterations, dustbins, single=True):
+def score_bounds(rows_and_mass, regularization, num_iterations, num_dustbins, single=True):
     """[`score_bound`] of every pair, [B_i, B_t]; takes the float64 tensors of `transport_similarity` in their order."""
     image_rows, mu, text_rows, nu = rows_and_mass
     similarity = row_similarity(image_rows, text_rows)
     plan = sinkhorn(similarity, mu, nu, regularization, num_iterations)
-    fragments = plan[..., int(dustbins) :, int(dustbins) :]
+    fragments = plan[..., num_dustbins:, num_dustbins:]
     size, product_size = (
-        (fragments * each[..., int(dustbins) :, int(dustbins) :].abs()).sum((-2, -1))
+        (fragments * each[..., num_dustbins:, num_dustbins:].abs()).sum((-2, -1))
         for each in (similarity, row_similarity(image_rows.abs(), text_rows.abs()))
     )
     return score_bound(size, product_size, regularization, single)

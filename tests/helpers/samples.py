@@ -6,7 +6,7 @@ from tiny import tiny_config
 from torch import nn
 
 from omit_hf.modeling import OmitFeatures
-from omit_hf.modeling.matching_omit import MATCHING
+from omit_hf.modeling.matching_omit import MATCHING, MatchingHead
 
 WIDTH = 16
 
@@ -39,7 +39,7 @@ def item(side: OmitFeatures, number: int) -> dict:
     }
 
 
-def head_of(name, **options) -> nn.Module:
+def head_of(name, **options) -> MatchingHead:
     head = MATCHING[name](tiny_config(matching=name, **options)).double()
     generator = torch.Generator().manual_seed(7)
     for parameter in head.parameters():

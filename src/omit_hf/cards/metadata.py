@@ -5,9 +5,9 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from omit_hf.cards.heads import HEADS
 from omit_hf.cards.known_data import KnownData
 from omit_hf.evaluation.retrieval import COLUMNS, DIRECTIONS
+from omit_hf.modeling.matching_omit import MATCHING
 
 HUB_ID = r"[\w-][\w.-]*(/[\w-][\w.-]*)?"
 
@@ -121,7 +121,7 @@ def card_metadata(recipe: dict, known: KnownData, licence: str | None) -> ModelC
         license=licence or (None if pretrained or recipe["word_vectors"] is not None else known.licence),
         library_name="transformers",
         tags=["omit", "image-text-matching", "image-text-retrieval"]
-        + ["optimal-transport"] * HEADS[recipe["matching"]].transports,
+        + ["optimal-transport"] * MATCHING[recipe["matching"]].transports,
         datasets=None if known.hub_id is None else [known.hub_id],
         base_model=[name for name in pretrained if is_on_the_hub(name)] or None,
     )

@@ -5,9 +5,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from omit_hf.cards.heads import HEADS, LOSS_FIELDS
+from omit_hf.cards.heads import LOSS_FIELDS
 from omit_hf.cards.known_data import KnownData
 from omit_hf.cards.metadata import backbones, is_on_the_hub, takes_regions
+from omit_hf.modeling.matching_omit import MATCHING
 
 IMAGES_IMPORT = "import torch\nfrom PIL import Image\n"
 REGIONS_IMPORT = "import numpy as np\nimport torch\n"
@@ -33,7 +34,7 @@ class CardPictures:
 def settings(recipe: dict) -> str:
     """The fields that the head and the loss of a recipe read, with their values."""
     return ", ".join(
-        f"{field} {recipe[field]}" for field in (*HEADS[recipe["matching"]].fields, *LOSS_FIELDS[recipe["loss"]])
+        f"{field} {recipe[field]}" for field in (*MATCHING[recipe["matching"]].fields, *LOSS_FIELDS[recipe["loss"]])
     )
 
 

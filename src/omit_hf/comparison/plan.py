@@ -9,13 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omit_hf.cards.heads import HEADS, LOSS_FIELDS
+from omit_hf.cards.heads import LOSS_FIELDS
+from omit_hf.modeling.matching_omit import MATCHING
 from omit_hf.training import Recipe
 
 RUN_FIELDS = ("seed", "output_dir", "resume", "overwrite_output_dir", "test")  # set for each run
 FRESH = {"resume": False, "overwrite_output_dir": False, "test": True}
 # Of fields that only some heads or losses read: which of them do.
-READ_BY_HEADS = {each for head in HEADS.values() for each in head.fields}
+READ_BY_HEADS = {each for head in MATCHING.values() for each in head.fields}
 READ_BY_LOSSES = {each for fields in LOSS_FIELDS.values() for each in fields}
 
 
@@ -178,7 +179,7 @@ class Comparison:
 def matters(name: str, values: dict) -> bool:
     """Whether the head and the loss of a recipe's values read a field."""
     if name in READ_BY_HEADS:
-        return values["matching"] not in HEADS or name in HEADS[values["matching"]].fields
+        return values["matching"] not in MATCHING or name in MATCHING[values["matching"]].fields
     if name in READ_BY_LOSSES:
         return name in LOSS_FIELDS.get(values["loss"], ())
     return True

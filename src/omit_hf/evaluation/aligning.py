@@ -83,9 +83,9 @@ class Aligner:
         for place, number in enumerate(numbers):
             row = self.rows[number]
             last = first + len(row["captions"])
-            sides = image.rows(place, place + 1), text.rows(first, last)
-            alignments = _array(head.alignment(*sides)[0])
-            plans = _array(head.transport_plan(*sides)[0]) if getattr(head, "dustbins", False) else None
+            match = head.match(image.select(slice(place, place + 1)), text.select(slice(first, last)))
+            alignments = _array(match.alignment[0])
+            plans = _array(match.plan[0]) if match.row_dustbin is not None else None
             valid_cells = np.asarray(image.mask[place].cpu())
             for caption in range(last - first):
                 words = np.asarray(text.mask[first + caption].cpu())

@@ -186,7 +186,7 @@ def _encode(
         for start in range(0, len(numbers), batch_size):
             batch = inputs_of(numbers[start : start + batch_size])
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            batches.append(features_of(**batch).rows(0, batch_size))
+            batches.append(features_of(**batch).select(slice(batch_size)))
             bar.update(len(batches[-1].embeds))
     return batches
 

@@ -16,6 +16,7 @@ from torch.export import Dim
 
 from omit_hf.export.parts import Part, head_part, picture_part, picture_size, region_part, text_part
 from omit_hf.export.stand_ins import exportable
+from omit_hf.modeling.matching_omit import MATCHING
 
 FORMATS = {"onnx": ".onnx", "torch_export": ".pt2"}
 DESCRIPTION_FILE = "export.json"
@@ -64,6 +65,11 @@ def export_model(
         raise ValueError(f"format is {format!r}; expected one of {', '.join(FORMATS)}.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not empty; choose another folder.")
+    if format not in model.matching.exports:
+        able = ", ".join(name for name, head in MATCHING.items() if format in head.exports)
+        raise ValueError(
+            f"matching is {model.config.matching!r}, which cannot be exported as {format!r}; these can: {able}."
+        )
     write = _onnx_writer() if format == "onnx" else _write_program
     sizes = [
         ("num_regions", num_regions),

@@ -7,39 +7,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers.modeling_outputs import BaseModelOutput
 
-from omit_hf.modeling import OmitFeatures
-from omit_hf.modeling.alignment_heads_omit import CHAN_TEMPERATURE, ChanMatching, MaxSimMatching
-from omit_hf.modeling.sinkhorn_omit import LOG_ZERO
-
 
 def exportable(model):
     """A copy of a model that torch.export can trace, with the same weights in memory."""
     model = copy.deepcopy(model, {id(each): each for each in (*model.parameters(), *model.buffers())})
     if model.config.text_config.model_type == "omit_bigru":
         model.text_encoder.backbone = ExportedBiGRU(model.text_encoder.backbone)
-    if hasattr(model.matching, "backend"):
-        model.matching.backend = "reference"
-    if isinstance(model.matching, MaxSimMatching):
-        model.matching = ExportedMaxSim(model.matching)
     return model
-
-
-class ExportedMaxSim(nn.Module):
-    """What `MaxSimMatching` and `ChanMatching` compute, on padding too, since a trace leaves nothing out."""
-
-    def __init__(self, head: MaxSimMatching):
-        super().__init__()
-        self.sums_exponentials = isinstance(head, ChanMatching)
-
-    def forward(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
-        similarity = torch.einsum("ikd,tld->itkl", image.embeds, text.embeds)
-        best = similarity.masked_fill(~image.mask[:, None, :, None], LOG_ZERO).amax(dim=2)  # [B_i, B_t, L]
-        if self.sums_exponentials:
-            logits = (best / CHAN_TEMPERATURE).masked_fill(~text.mask, LOG_ZERO)
-            score = CHAN_TEMPERATURE * logits.logsumexp(dim=-1)
-        else:
-            score = best.masked_fill(~text.mask, 0).sum(dim=-1) / text.mask.sum(dim=-1).clamp_min(1)
-        return score.masked_fill(~(image.mask.any(dim=1)[:, None] & text.mask.any(dim=1)), 0)
 
 
 class ExportedBiGRU(nn.Module):

@@ -169,18 +169,14 @@ class EndpointHandler:
     def _alignments(self, image, text, input_ids: torch.Tensor) -> list[list[dict]]:
         """For each caption its words, and the share of each one's mass that comes from each cell."""
         head = self.model.matching
-        if hasattr(head, "transport_plan"):
-            plans = head.transport_plan(image, text)[0]  # [B_t, K (+ 1), L (+ 1)]
-            dustbins = plans.shape[-1] - text.mask.shape[-1]
-            totals, cells = plans[:, :, dustbins:].sum(1), plans[:, dustbins:, dustbins:]
-        elif getattr(head, "aligns", False):
-            cells = head.alignment(image, text)[0]
-            totals = cells.sum(1)
-        else:
+        if not head.aligns:
             raise RequestError(
                 f"This model's head, {self.model.config.matching!r}, does not align words with cells; expected "
                 "alignment to be false."
             )
+        match = head.match(image, text)
+        cells = match.alignment[0]  # [B_t, K, L]
+        totals = cells.sum(1) + (0 if match.column_dustbin is None else match.column_dustbin[0])
         shares = (cells / torch.where(totals > 0, totals, 1)[:, None]).transpose(1, 2)  # [B_t, L, K]
         return [
             [

@@ -86,7 +86,7 @@ def resources(dtype: torch.dtype, regions: int, words: int, width: int, backward
         text_rows = torch.zeros(16, words, width, dtype=dtype, requires_grad=True)
         masses = [torch.ones(8, 1, regions, requires_grad=True), torch.ones(1, 16, words, requires_grad=True)]
         scores = triton_transport.similarity(
-            *(image_rows, masses[0], text_rows, masses[1]), regularization=0.02, num_iterations=3, dustbins=True
+            *(image_rows, masses[0], text_rows, masses[1]), regularization=0.02, num_iterations=3, num_dustbins=1
         )
         if backward:
             scores.backward(torch.ones_like(scores), retain_graph=True)

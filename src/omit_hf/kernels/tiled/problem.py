@@ -1,20 +1,22 @@
-"""Pairs, and the similarity of their rows: what every score of the CPU backends shares.
+"""Packs the rows of both sides, and multiplies out the cosines of a block of pairs.
 
 Rows without mass are left out, and captions are packed one after the other by their number of words, so that there is
 no work on padding. One matrix product makes S of many captions and a block of images, laid out as [words, regions,
 images]: every sum or maximum runs over an outer dimension, with the images side by side in a vector. What follows goes
-tile by tile, captions with the same number of words, few enough to stay in the cache.
+tile by tile: captions with the same number of words, few enough to stay in the cache.
 """
 
 import bisect
 import functools
-import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from omit_hf.modeling.transport_omit import Side
 
 IMAGES_PER_BLOCK = 32
 PRODUCT_ENTRIES = 2**20  # of S; so many that one matrix product costs an entry no more than a large one
@@ -22,18 +24,18 @@ TILE_ENTRIES = 2**18  # of S; a megabyte, of which a few fit the cache of a core
 GATHERED_ENTRIES = 2**21  # of the rows gathered for single pairs
 
 
-class Side:
-    """Which rows of a side's items have mass, and the items by how many have.
+class PackedSide:
+    """Packs one side: rows with mass first, items sorted by how many they have.
 
     Args:
         rows: [N, R, D].
         has_mass: [N, R].
-        first: how many rows are dustbins, which stay in front whether they have mass or not.
+        num_dustbins: how many rows are dustbins, which stay in front whether they have mass or not.
     """
 
-    def __init__(self, rows: Tensor, has_mass: Tensor, first: int):
+    def __init__(self, rows: Tensor, has_mass: Tensor, num_dustbins: int):
         self.rows = rows
-        has_mass[:, :first] = has_mass.any(-1, keepdim=True)
+        has_mass[:, :num_dustbins] = has_mass.any(-1, keepdim=True)
         self.counts = has_mass.sum(-1)
         self.order = self.counts.argsort(stable=True)[int((self.counts == 0).sum()) :]
         self.filled_first = has_mass.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
@@ -85,22 +87,19 @@ class Pairs(NamedTuple):
     nu: Tensor
     similarity: Tensor
 
-    @property
-    def numbers(self) -> tuple[Tensor, Tensor]:
-        """Index of the pairs, [T, I], in a matrix of images and captions."""
-        return self.images[:, 0], self.captions[:, 0]
-
     def tiles(self) -> Iterator[tuple[slice, slice, Tile]]:
         """Tiles in their order, and which captions and words they are."""
-        starts = self.starts
-        for length, run in itertools.groupby(range(len(self.captions)), lambda t: starts[t + 1] - starts[t]):
-            run = list(run)
-            most = max(1, TILE_ENTRIES // (length * self.similarity[0].numel()))
-            for first in range(run[0], run[-1] + 1, most):
-                captions = slice(first, min(first + most, run[-1] + 1))
-                words = slice(starts[captions.start], starts[captions.stop])
-                similarity, nu = (each[words].unflatten(0, (-1, length)) for each in (self.similarity, self.nu))
-                yield captions, words, Tile(similarity, self.mu if len(self.mu) == 1 else self.mu[captions], nu)
+        starts, first = self.starts, 0
+        while first < len(self.captions):
+            length = starts[first + 1] - starts[first]
+            last, most = first + 1, max(1, TILE_ENTRIES // (length * self.similarity[0].numel()))
+            while last < len(self.captions) and last < first + most and starts[last + 1] - starts[last] == length:
+                last += 1
+            captions, words = slice(first, last), slice(starts[first], starts[last])
+            similarity = self.similarity[words].unflatten(0, (-1, length))
+            mu = self.mu if len(self.mu) == 1 else self.mu[captions]
+            yield captions, words, Tile(similarity, mu, self.nu[words].unflatten(0, (-1, length)))
+            first = last
 
 
 class Block(NamedTuple):
@@ -128,61 +127,55 @@ class PackedCaptions(NamedTuple):
     rows: Tensor
 
 
-class PackedProblem:
+class TiledProblem(ABC):
     """The rows of both sides, packed, and what every score makes of them.
 
-    A score derives from it: `score` makes of a tile one number a pair, `gradient` what reaches the similarity. One that
-    need not go tile by tile overrides `scores` and `gradients`.
+    A score derives from it: `score` makes one number a pair of a tile, `gradient` what reaches the similarity. One that
+    need not go tile by tile overrides `score_pairs` and `differentiate_pairs`.
 
     Args:
-        image_rows, image_mass, text_rows, text_mass, product: as in `transport_similarity`.
+        image, text: the sides, as `transport_similarity` has them.
+        num_dustbins: how many rows in front are dustbins.
         factor: what the cosines are multiplied with.
-        first: how many rows in front are dustbins.
+        matmul_dtype: as in `TransportOptions`.
     """
 
-    def __init__(
-        self,
-        image_rows: Tensor,
-        image_mass: Tensor,
-        text_rows: Tensor,
-        text_mass: Tensor,
-        *,
-        factor: float = 1.0,
-        first: int = 0,
-        product: str = "float32",
-    ):
-        self.first = first
-        self.images = Side(image_rows, (image_mass > 0).any(1), first)
-        self.captions = Side(text_rows, (text_mass > 0).any(0), first)
-        self.image_mass, self.text_mass = image_mass, text_mass
-        self.fragments = (slice(None), slice(first, None), slice(first, None))  # of a tile: no dustbins
+    def __init__(self, image: Side, text: Side, num_dustbins: int, factor: float, matmul_dtype: str):
+        self.num_dustbins = num_dustbins
+        self.images = PackedSide(image.rows, (image.mass > 0).any(1), num_dustbins)
+        self.captions = PackedSide(text.rows, (text.mass > 0).any(0), num_dustbins)
+        self.image_mass, self.text_mass = image.mass, text.mass
+        self.fragments = (slice(None), slice(num_dustbins, None), slice(num_dustbins, None))  # of a tile
         self.dtype = torch.float32
-        for tensor in (image_rows, image_mass, text_rows, text_mass):
+        for tensor in (*image, *text):
             self.dtype = torch.promote_types(self.dtype, tensor.dtype)
-        self.memory: dict[tuple, Tensor] = {}
-        self.product, self.factor = product, factor
-        if product == "int8":  # one scale a side, so that a number is all that the product must be multiplied with
-            self.scales = [127 / rows.abs().amax().clamp_min(1e-9).item() for rows in (image_rows, text_rows)]
+        self.buffers: dict[tuple, Tensor] = {}
+        self.matmul_dtype, self.factor = matmul_dtype, factor
+        if matmul_dtype == "int8":  # one scale a side, so that the product need only be multiplied with a number
+            self.scales = [127 / rows.abs().amax().clamp_min(1e-9).item() for rows in (image.rows, text.rows)]
             self.factor /= self.scales[0] * self.scales[1]
 
+    @abstractmethod
     def score(self, tile: Tile) -> Tensor:
-        """The score of each of a tile's pairs, [T, I]."""
-        raise NotImplementedError
+        """The score of a tile's pairs, [T, I]."""
 
+    @abstractmethod
     def gradient(self, tile: Tile, incoming: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor] | None:
-        """What reaches S is written, [T, C, R, I]; the masses μ, [T, R, I], and ν, [T, C, I], of a score that has them.
+        """Write the gradient of S, [T, C, R, I]; return those of μ, [T, R, I], and ν, [T, C, I], if the score has them.
 
         Args:
-            incoming: of each of the tile's pairs, [T, I].
+            incoming: of the tile's pairs, [T, I].
             gradient: where to write.
         """
-        raise NotImplementedError
 
-    def scores(self, pairs: Pairs) -> Tensor:
-        """The score of each pair, [T, I]."""
-        return torch.cat([self.score(tile) for _, _, tile in pairs.tiles()])
+    def score_pairs(self, pairs: Pairs) -> Tensor:
+        """The scores of all tiles, [T, I]."""
+        scores = pairs.mu.new_empty(len(pairs.captions), pairs.images.shape[2], dtype=self.dtype)
+        for captions, _, tile in pairs.tiles():
+            scores[captions] = self.score(tile)
+        return scores
 
-    def gradients(self, pairs: Pairs, incoming: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor] | None:
+    def differentiate_pairs(self, pairs: Pairs, incoming: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor] | None:
         """As `gradient`, of all tiles: [W, R, I] is written; μ, [T, R, I], and ν, [W, I]."""
         of_mass = []
         for captions, words, tile in pairs.tiles():
@@ -203,9 +196,9 @@ class PackedProblem:
 
     def operand(self, side: int, rows: Tensor) -> Tensor:
         """Rows in the type of the product; `side` is 0 for images, 1 for captions."""
-        if self.product == "bfloat16":
+        if self.matmul_dtype == "bfloat16":
             return rows.bfloat16()
-        if self.product == "int8":
+        if self.matmul_dtype == "int8":
             return (rows.to(self.dtype) * self.scales[side]).round_().to(torch.int8)
         return rows.to(self.dtype)
 
@@ -235,7 +228,7 @@ class PackedProblem:
                 starts=[start - begin for start in packed.starts[first : last + 1]],
                 image=block.rows,
                 text=text,
-                similarity=self.cosines(text, block.rows).view(len(text), *block.regions.shape[1:]),
+                similarity=self.multiply(text, block.rows).view(len(text), *block.regions.shape[1:]),
             )
             first = last
 
@@ -243,7 +236,7 @@ class PackedProblem:
         """The given pairs, and which of them; but for those in which a side has no mass."""
         have_mass = ((self.images.counts[images] > 0) & (self.captions.counts[captions] > 0)).nonzero().squeeze(1)
         order = have_mass[self.captions.counts[captions[have_mass]].argsort(stable=True)]
-        entries_of_a_pair = self.images.rows[0].numel() + self.captions.rows[0].numel()
+        entries_of_a_pair = self.images.rows.shape[1:].numel() + self.captions.rows.shape[1:].numel()
         for chosen in order.split(max(1, GATHERED_ENTRIES // max(1, entries_of_a_pair))):
             if len(chosen):
                 i, t = images[chosen], captions[chosen]
@@ -261,7 +254,7 @@ class PackedProblem:
                     starts=list(range(0, words.numel() + 1, length)),
                     image=image,
                     text=text,
-                    similarity=self.cosines(text, image).view(words.numel(), -1, 1),
+                    similarity=self.multiply(text, image).view(words.numel(), -1, 1),
                 )
                 yield chosen, pairs
 
@@ -273,21 +266,21 @@ class PackedProblem:
         nu = self.text_mass[text_images, fields["word_captions"], fields["words"]]
         return Pairs(**fields, mu=mu, nu=nu)
 
-    def cosines(self, text: Tensor, image: Tensor) -> Tensor:
+    def multiply(self, text: Tensor, image: Tensor) -> Tensor:
         """Products of rows times the factor, [W, R·I] or [T, C, R]; folded into an operand, it would cost accuracy."""
-        similarity = self.room("similarity", (*text.shape[:-1], image.shape[-2]), self.dtype)
+        similarity = self.buffer("similarity", (*text.shape[:-1], image.shape[-2]), self.dtype)
         if text.ndim == 3:
             torch.baddbmm(similarity, text, image.mT, beta=0, alpha=self.factor, out=similarity)
-        elif self.product == "float32":
+        elif self.matmul_dtype == "float32":
             torch.addmm(similarity, text, image.T, beta=0, alpha=self.factor, out=similarity)
         else:
-            product = torch.mm if self.product == "bfloat16" else torch._int_mm
+            product = torch.mm if self.matmul_dtype == "bfloat16" else torch._int_mm
             similarity.copy_(product(text, image.T)).mul_(self.factor)
         return similarity
 
-    def room(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def buffer(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Memory that is the same in every call: fresh pages would cost as much as the arithmetic."""
         size = math.prod(shape)
-        if self.memory.get((name, dtype), torch.empty(0)).numel() < size:
-            self.memory[name, dtype] = torch.empty(size, dtype=dtype, device=self.images.rows.device)
-        return self.memory[name, dtype][:size].view(shape)
+        if self.buffers.get((name, dtype), torch.empty(0)).numel() < size:
+            self.buffers[name, dtype] = torch.empty(size, dtype=dtype, device=self.images.rows.device)
+        return self.buffers[name, dtype][:size].view(shape)

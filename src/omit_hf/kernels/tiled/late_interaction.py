@@ -1,20 +1,23 @@
-"""Late interaction of a tile of pairs, and its gradient: each word takes its best region."""
+"""Scores a tile of pairs by late interaction, and differentiates that: a word takes its best region."""
 
 import torch
 from torch import Tensor
 
-from .tiles_omit import PackedProblem, Tile
+from omit_hf.kernels.tiled.problem import Tile, TiledProblem
+from omit_hf.modeling.transport_omit import Side
 
 
-class PackedLateInteraction(PackedProblem):
+class TiledLateInteraction(TiledProblem):
     """Mean over the words of the best region's similarity; with a temperature τ, τ log Σ exp(best / τ) instead.
 
     Args:
-        sides: rows and masks of both sides, as the rows and mass of [`PackedProblem`].
+        image, text: rows, and masks in the place of mass.
+        temperature: τ, or None for the mean.
+        matmul_dtype: as in `TransportOptions`.
     """
 
-    def __init__(self, *sides: Tensor, temperature: float | None, product: str = "float32"):
-        super().__init__(*sides, product=product)
+    def __init__(self, image: Side, text: Side, temperature: float | None, matmul_dtype: str):
+        super().__init__(image, text, num_dustbins=0, factor=1.0, matmul_dtype=matmul_dtype)
         self.temperature = temperature
 
     def best(self, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
@@ -39,14 +42,3 @@ class PackedLateInteraction(PackedProblem):
         torch.eq(similarity, best[:, :, None], out=gradient)
         # regions that are equally good share alike, as in torch.amax
         gradient *= (weight * incoming[:, None] / gradient.sum(2))[:, :, None]
-
-
-class PackedBound(PackedProblem):
-    """Σ_l ν_l max(0, max_k S_kl) over fragments: what no transport exceeds."""
-
-    def __init__(self, *sides: Tensor, dustbins: bool):
-        super().__init__(*sides, first=int(dustbins))
-
-    def score(self, tile: Tile) -> Tensor:
-        best = tile.similarity.masked_fill_((tile.mu == 0)[:, None], 0)[self.fragments].amax(2).clamp_min(0)
-        return (best * tile.nu[:, self.first :]).sum(1)

@@ -1,4 +1,4 @@
-"""The transport of a tile of pairs, and its gradient: the engine of the CPU backend.
+"""Transports a tile of pairs, and differentiates that: the engine of the CPU backend.
 
 The exponential is taken once; the iterations change two vectors, a and b, and never the plan diag(a)·E·diag(b).
 
@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .tiles_omit import PackedProblem, Tile
+from omit_hf.kernels.tiled.problem import Tile, TiledProblem
+from omit_hf.modeling.transport_omit import Side, TransportOptions
 
 MAX_EXPONENT = {torch.float32: 60, torch.float64: 320}  # of |S/λ|
 # Sums within these bounds have lost nothing to underflow that matters, and nothing to overflow.
@@ -24,7 +25,7 @@ class Solution(NamedTuple):
 
     Args:
         similarity, kernel: S/λ and E, [T, C, R, I].
-        room: scratch of the same shape; E·a of the last iteration.
+        scaled: scratch of the same shape; E·a of the last iteration.
         a: a_1 … a_n, [T, R, I] each.
         b: b_0 … b_n, [T, C, I] each; b_0 is 1 where there is mass.
         row_sums, column_sums: E b and Eᵀ a of each iteration.
@@ -32,27 +33,25 @@ class Solution(NamedTuple):
 
     similarity: Tensor
     kernel: Tensor
-    room: Tensor
+    scaled: Tensor
     a: list[Tensor]
     b: list[Tensor]
     row_sums: list[Tensor]
     column_sums: list[Tensor]
 
 
-class PackedTransport(PackedProblem):
-    """Σ P S of every pair; arguments are those of `transport_similarity`."""
+class TiledTransport(TiledProblem):
+    """Σ P S of every pair.
 
-    def __init__(
-        self,
-        *sides: Tensor,
-        regularization: float,
-        num_iterations: int,
-        dustbins: bool,
-        product: str = "float32",
-    ):
-        super().__init__(*sides, factor=1 / regularization, first=int(dustbins), product=product)
-        self.regularization, self.num_iterations = regularization, num_iterations
-        self.fits = largest_exponent(sides[0], sides[2], regularization) <= MAX_EXPONENT[self.dtype]
+    Args:
+        image, text, options: as in `transport_similarity`.
+        exponent: `largest_exponent` of the sides.
+    """
+
+    def __init__(self, image: Side, text: Side, options: TransportOptions, exponent: float):
+        super().__init__(image, text, options.num_dustbins, 1 / options.regularization, options.matmul_dtype)
+        self.regularization, self.num_iterations = options.regularization, options.num_iterations
+        self.fits = exponent <= MAX_EXPONENT[self.dtype]
 
     def solve(self, tile: Tile) -> Solution:
         """The n Sinkhorn iterations of a tile."""
@@ -65,19 +64,19 @@ class PackedTransport(PackedProblem):
 
     def iterate(self, tile: Tile, dtype: torch.dtype) -> Solution | None:
         """The same in one floating-point type; None if a sum is out of its range."""
-        similarity, mu, nu = (each.to(dtype) for each in tile)
-        kernel = torch.exp(similarity, out=self.room("kernel", similarity.shape, dtype))
-        room = self.room("room", similarity.shape, dtype)
-        solution = Solution(similarity, kernel, room, [], [(nu > 0).to(dtype)], [], [])
+        similarity, mu, nu = tile.similarity.to(dtype), tile.mu.to(dtype), tile.nu.to(dtype)
+        kernel = torch.exp(similarity, out=self.buffer("kernel", similarity.shape, dtype))
+        scaled = self.buffer("scaled", similarity.shape, dtype)
+        solution = Solution(similarity, kernel, scaled, [], [(nu > 0).to(dtype)], [], [])
         smallest, largest = SUM_RANGE[dtype]
         everywhere = bool((nu > 0).all())
         for done in range(self.num_iterations):
             # rows to μ: a = μ / E b
             b = solution.b[-1][:, :, None]
-            row_sums = (kernel if done == 0 and everywhere else torch.mul(kernel, b, out=room)).sum(1)
+            row_sums = (kernel if done == 0 and everywhere else torch.mul(kernel, b, out=scaled)).sum(1)
             solution.a.append(mu / row_sums)
             # columns to ν: b = ν / Eᵀ a
-            column_sums = torch.mul(kernel, solution.a[-1][:, None], out=room).sum(2)
+            column_sums = torch.mul(kernel, solution.a[-1][:, None], out=scaled).sum(2)
             solution.b.append(nu / column_sums)
             for sums, made in ((row_sums, solution.row_sums), (column_sums, solution.column_sums)):
                 made.append(sums)
@@ -89,8 +88,8 @@ class PackedTransport(PackedProblem):
     def score(self, tile: Tile) -> Tensor:
         """Σ P S over the fragments of each of a tile's pairs, [T, I]."""
         solution = self.solve(tile)
-        products = solution.room[self.fragments].mul_(solution.similarity[self.fragments])
-        scores = (products.sum(2) * solution.b[-1][:, self.first :]).sum(1)
+        products = solution.scaled[self.fragments].mul_(solution.similarity[self.fragments])
+        scores = (products.sum(2) * solution.b[-1][:, self.num_dustbins :]).sum(1)
         return (scores * self.regularization).to(self.dtype)
 
     def gradient(self, tile: Tile, incoming: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,14 +98,14 @@ class PackedTransport(PackedProblem):
         With the sums r = E b and c = Eᵀ a, a = μ/r and b = ν/c, what reaches E on the way back through the iterations
         is a sum of outer products, Σ a c̄ᵀ + r̄ bᵀ.
         """
-        first, fragments = self.first, self.fragments
+        first, fragments = self.num_dustbins, self.fragments
         solution = self.solve(tile)
-        kernel, room, a, b = solution.kernel, solution.room, solution.a, solution.b
+        kernel, scaled, a, b = solution.kernel, solution.scaled, solution.a, solution.b
         result, gradient = gradient, gradient if gradient.dtype == kernel.dtype else gradient.double()
         weight = (incoming * self.regularization).to(kernel.dtype)[:, None]  # [T, 1, I]
 
         # score = λ Σ a E b (S/λ)
-        products = torch.mul(kernel[fragments], solution.similarity[fragments], out=room[fragments])
+        products = torch.mul(kernel[fragments], solution.similarity[fragments], out=scaled[fragments])
         grad_a, grad_b = torch.zeros_like(a[-1]), torch.zeros_like(b[-1])
         scratch = gradient[fragments]
         torch.mul(products, b[-1][:, first:, None], out=scratch)
@@ -124,24 +123,13 @@ class PackedTransport(PackedProblem):
             grad_nu += grad_b / solution.column_sums[step]
             grad_sums = -grad_b * b[step + 1] / solution.column_sums[step]
             gradient.addcmul_(a[step][:, None], grad_sums[:, :, None])
-            grad_a += torch.mul(kernel, grad_sums[:, :, None], out=room).sum(1)
+            grad_a += torch.mul(kernel, grad_sums[:, :, None], out=scaled).sum(1)
             # a = μ / r, r = E b
             grad_mu += grad_a / solution.row_sums[step]
             grad_sums = -grad_a * a[step] / solution.row_sums[step]
             gradient.addcmul_(grad_sums[:, None], b[step][:, :, None])
             if step > 0:
-                grad_b = torch.mul(kernel, grad_sums[:, None], out=room).sum(2)
+                grad_b = torch.mul(kernel, grad_sums[:, None], out=scaled).sum(2)
                 grad_a = torch.zeros_like(grad_a)
         result.copy_(gradient.mul_(kernel)).div_(self.regularization)
         return grad_mu.to(self.dtype), grad_nu.to(self.dtype)
-
-
-def largest_exponent(image_rows: Tensor, text_rows: Tensor, regularization: float) -> float:
-    """A bound on |S/λ|."""
-    largest = [
-        torch.linalg.vector_norm(rows.detach(), dim=-1, dtype=torch.promote_types(rows.dtype, torch.float32)).max()
-        if rows.numel()
-        else torch.zeros(())
-        for rows in (image_rows, text_rows)
-    ]
-    return float(largest[0] * largest[1] / regularization)

@@ -21,7 +21,8 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from omit_hf.kernels.triton_kernels import gradient_kernel, score_kernel, transport_kernel
+from omit_hf.kernels.triton.fused import gradient_kernel, score_kernel, transport_kernel
+from omit_hf.modeling.transport_omit import CannotServe, Side, TransportOptions
 
 INTERPRETED = triton.knobs.runtime.interpret
 BLOCKS = (16, 32, 64, 128, 256)  # rows of an item that a tile holds
@@ -36,47 +37,41 @@ SPARSE = 1 / 8  # share of pairs with a gradient up to which they are visited on
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def limit(image_rows: Tensor, image_mass: Tensor, text_rows: Tensor, text_mass: Tensor, **_) -> str | None:
-    """Why `similarity` cannot serve these arguments; None if it can."""
-    device = image_rows.device
+def find_limit(image: Side, text: Side) -> str | None:
+    """Why `score_transport` cannot serve these sides; None if it can."""
+    device = image.rows.device
     if not INTERPRETED and (device.type != "cuda" or torch.version.hip):
         return f"the tensors are on {device}, and it takes an NVIDIA GPU (or TRITON_INTERPRET=1 for tests)."
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         return f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0."
-    if image_rows.dtype not in DTYPES:
-        return f"the rows are {image_rows.dtype}, and it takes {', '.join(map(str, DTYPES))}."
-    if text_rows.shape[1] > MAX_CAPTION_ROWS:
-        return f"a caption has {text_rows.shape[1]} rows, and it takes {MAX_CAPTION_ROWS}."
-    if image_rows.shape[1] > MAX_IMAGE_ROWS:
-        return f"an image has {image_rows.shape[1]} rows, and it takes {MAX_IMAGE_ROWS}."
+    if image.rows.dtype not in DTYPES:
+        return f"the rows are {image.rows.dtype}, and it takes {', '.join(map(str, DTYPES))}."
+    if text.rows.shape[1] > MAX_CAPTION_ROWS:
+        return f"a caption has {text.rows.shape[1]} rows, and it takes {MAX_CAPTION_ROWS}."
+    if image.rows.shape[1] > MAX_IMAGE_ROWS:
+        return f"an image has {image.rows.shape[1]} rows, and it takes {MAX_IMAGE_ROWS}."
     return None
 
 
 @torch.compiler.disable
-def similarity(
-    image_rows: Tensor,
-    image_mass: Tensor,
-    text_rows: Tensor,
-    text_mass: Tensor,
-    *,
-    regularization: float,
-    num_iterations: int,
-    dustbins: bool,
-) -> Tensor:
+def score_transport(image: Side, text: Side, options: TransportOptions) -> Tensor:
     """Σ P S over fragments for every image and caption; arguments and result are those of `transport_similarity`.
 
     Memory beyond arguments and result: tables of the rows, and for the backward pass (or items too large for the chip)
     a workspace of 128 MB. In a compiled model this is a graph break: the sizes of buckets are data.
     """
-    arguments = (image_rows, image_mass.float(), text_rows, text_mass.float())
-    return _TransportSimilarity.apply(*arguments, regularization, num_iterations, dustbins)
+    limit = find_limit(image, text)
+    if limit is not None:
+        raise CannotServe(limit)
+    settings = 1 / options.regularization, options.num_iterations, options.num_dustbins
+    return _TransportSimilarity.apply(image.rows, image.mass.float(), text.rows, text.mass.float(), settings)
 
 
 class _TransportSimilarity(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, image_rows, image_mass, text_rows, text_mass, regularization, num_iterations, dustbins):
+    def forward(ctx, image_rows, image_mass, text_rows, text_mass, settings):
         ctx.save_for_backward(image_rows, image_mass, text_rows, text_mass)
-        ctx.options = 1 / regularization, num_iterations, int(dustbins)
+        ctx.options = settings
         scores = torch.zeros(len(image_rows), len(text_rows), device=image_rows.device)
         with torch.cuda.device_of(scores):
             for images, captions in _bucket_pairs(image_rows, image_mass, text_rows, text_mass):
@@ -98,7 +93,7 @@ class _TransportSimilarity(torch.autograd.Function):
             for images, captions in _bucket_pairs(*inputs):
                 _add_gradients(targets, gradient, images, captions, ctx.options, sparse)
         pairs = zip(targets, inputs, strict=True)
-        return *(None if target is None else target.to(each.dtype) for target, each in pairs), None, None, None
+        return *(None if target is None else target.to(each.dtype) for target, each in pairs), None
 
 
 class Bucket(NamedTuple):

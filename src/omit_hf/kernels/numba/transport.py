@@ -11,53 +11,49 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omit_hf.kernels.numba_kernels import write_gradients, write_scores
-from omit_hf.modeling.packed_omit import packed_limit, packed_similarity
-from omit_hf.modeling.tile_transport_omit import SUM_RANGE, PackedTransport
-from omit_hf.modeling.tiles_omit import Pairs
+from omit_hf.kernels.numba.compiled import write_gradients, write_scores
+from omit_hf.kernels.tiled.passes import score_transport as score_tiles
+from omit_hf.kernels.tiled.problem import Pairs
+from omit_hf.kernels.tiled.transport import SUM_RANGE, TiledTransport
+from omit_hf.modeling.transport_omit import CannotServe, Side, TransportOptions
 
 # Some of Numba's threading layers take one caller at a time, and OpenMP's does not survive a fork.
 LOCK = threading.Lock()
 PROCESS = os.getpid()
 
 
-def limit(image_rows: Tensor, image_mass: Tensor, text_rows: Tensor, text_mass: Tensor, **options) -> str | None:
-    """Why `similarity` cannot serve these arguments; None if it can."""
-    if image_rows.device.type != "cpu":
-        return f"the tensors are on {image_rows.device}, and it takes a CPU."
-    if torch.float64 in (image_rows.dtype, image_mass.dtype, text_mass.dtype):
-        return "an input is torch.float64, and it computes in float32."
-    if os.getpid() != PROCESS:
-        return "this process was forked from one that had loaded it, and threads do not survive that."
-    return packed_limit(image_rows, image_mass, text_rows, text_mass, **options)
-
-
 @torch.compiler.disable
-def similarity(*arguments: Tensor, **options) -> Tensor:
+def score_transport(image: Side, text: Side, options: TransportOptions) -> Tensor:
     """Σ P S over fragments for every image and caption; arguments and result are those of `transport_similarity`.
 
     In a compiled model this is a graph break. The first call of a machine compiles for some seconds.
     """
-    return packed_similarity(*arguments, problem=CompiledTransport, **options)
+    if image.rows.device.type != "cpu":
+        raise CannotServe(f"the tensors are on {image.rows.device}, and it takes a CPU.")
+    if torch.float64 in (image.rows.dtype, image.mass.dtype, text.mass.dtype):
+        raise CannotServe("an input is torch.float64, and it computes in float32.")
+    if os.getpid() != PROCESS:
+        raise CannotServe("this process was forked from one that had loaded it, and threads do not survive that.")
+    return score_tiles(image, text, options, CompiledTransport)
 
 
-class CompiledTransport(PackedTransport):
-    """[`PackedTransport`], compiled; pairs that leave the range of float32 are left to it."""
+class CompiledTransport(TiledTransport):
+    """[`TiledTransport`], compiled; pairs that leave the range of float32 are left to it."""
 
-    def scores(self, pairs: Pairs) -> Tensor:
+    def score_pairs(self, pairs: Pairs) -> Tensor:
         scores = torch.empty(len(pairs.captions), pairs.images.shape[2])
         if self.fits and not self.run(write_scores, pairs, scores):
             return scores.mul_(self.regularization)
-        return super().scores(pairs)
+        return super().score_pairs(pairs)
 
-    def gradients(self, pairs: Pairs, incoming: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def differentiate_pairs(self, pairs: Pairs, incoming: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         if self.fits:
             words, regions, images = pairs.similarity.shape
             weight = (incoming.to(self.dtype) * self.regularization).contiguous()
             of_mass = torch.empty(len(pairs.captions), regions, images), torch.empty(words, images)
             if not self.run(write_gradients, pairs, 1 / self.regularization, weight, gradient, *of_mass):
                 return of_mass
-        return super().gradients(pairs, incoming, gradient)
+        return super().differentiate_pairs(pairs, incoming, gradient)
 
     def run(self, function, pairs: Pairs, *others) -> int:
         """Call compiled code on pairs; how many of their sums were out of range, which makes its result worthless."""
@@ -65,7 +61,7 @@ class CompiledTransport(PackedTransport):
         arrays = pairs.similarity, torch.tensor(pairs.starts), mu.contiguous(), nu.contiguous()
         bounds = map(np.float32, SUM_RANGE[self.dtype])
         others = [each.numpy() if isinstance(each, Tensor) else np.float32(each) for each in others]
-        arguments = (*(each.numpy() for each in arrays), self.num_iterations, self.first, *bounds, *others)
+        arguments = (*(each.numpy() for each in arrays), self.num_iterations, self.num_dustbins, *bounds, *others)
         threads = torch.get_num_threads()
         workers = min(threads, numba.config.NUMBA_NUM_THREADS)
         with LOCK:

@@ -1,7 +1,7 @@
-"""Compiled code of the Numba backend: the iterations of pairs, and their gradient; `numba_transport.py` calls it.
+"""Compiled code of the Numba backend: the iterations of pairs, and their gradient; `transport.py` calls it.
 
 A caption with all the images of a block is the unit of work: its E fits the cache of a core. Images are innermost, so
-that every inner loop becomes vector instructions. The mathematics is `tile_transport_omit`'s.
+that every inner loop becomes vector instructions. The mathematics is that of `tiled/transport.py`.
 """
 
 import math
@@ -27,7 +27,7 @@ def compiled(function=None, **options):
 
 
 @compiled(parallel=True)
-def write_scores(workers, similarity, starts, mu, nu, num_iterations, first, smallest, largest, scores):
+def write_scores(workers, similarity, starts, mu, nu, num_iterations, num_dustbins, smallest, largest, scores):
     """Write Σ P S/λ over the fragments of each pair.
 
     Args:
@@ -36,7 +36,7 @@ def write_scores(workers, similarity, starts, mu, nu, num_iterations, first, sma
         starts: where each caption's words begin, and the last one's end, [T + 1].
         mu, nu: [1 or T, R, I] and [W, I].
         num_iterations: n.
-        first: how many rows are dustbins.
+        num_dustbins: how many rows are dustbins.
         smallest, largest: what every sum must lie between.
         scores: [T, I], written.
 
@@ -45,11 +45,11 @@ def write_scores(workers, similarity, starts, mu, nu, num_iterations, first, sma
     """
     outside = np.zeros(workers, np.int64)
     for worker in numba.prange(workers):
-        room = _room(num_iterations, starts, similarity)
+        buffers = _buffers(num_iterations, starts, similarity)
         for t in range(np.int64(worker), len(scores), workers):
             words = slice(starts[t], starts[t + 1])
-            outside[worker] += _iterate(similarity[words], mu[t % len(mu)], nu[words], smallest, largest, *room)
-            _score(similarity[words], first, scores[t], *room)
+            outside[worker] += _iterate(similarity[words], mu[t % len(mu)], nu[words], smallest, largest, *buffers)
+            _score(similarity[words], num_dustbins, scores[t], *buffers)
     return outside.sum()
 
 
@@ -61,7 +61,7 @@ def write_gradients(
     mu,
     nu,
     num_iterations,
-    first,
+    num_dustbins,
     smallest,
     largest,
     scale,
@@ -84,16 +84,18 @@ def write_gradients(
     """
     outside = np.zeros(workers, np.int64)
     for worker in numba.prange(workers):
-        room = _room(num_iterations, starts, similarity)
+        buffers = _buffers(num_iterations, starts, similarity)
         for t in range(np.int64(worker), len(weight), workers):
             words = slice(starts[t], starts[t + 1])
-            outside[worker] += _iterate(similarity[words], mu[t % len(mu)], nu[words], smallest, largest, *room)
-            _gradient(similarity[words], first, scale, weight[t], gradient[words], grad_mu[t], grad_nu[words], *room)
+            outside[worker] += _iterate(similarity[words], mu[t % len(mu)], nu[words], smallest, largest, *buffers)
+            _gradient(
+                similarity[words], num_dustbins, scale, weight[t], gradient[words], grad_mu[t], grad_nu[words], *buffers
+            )
     return outside.sum()
 
 
 @compiled
-def _room(num_iterations, starts, similarity):
+def _buffers(num_iterations, starts, similarity):
     """Memory for E, a, b and the sums of one caption, as many words as the longest has."""
     words, regions, images = np.diff(starts).max(), similarity.shape[1], similarity.shape[2]
     a = np.empty((num_iterations, regions, images), np.float32)
@@ -159,21 +161,21 @@ def _add_to_column(entries, factor, sums):
 
 
 @compiled
-def _score(similarity, first, scores, kernel, a, b, row_sums, column_sums):
+def _score(similarity, num_dustbins, scores, kernel, a, b, row_sums, column_sums):
     words, regions, images = similarity.shape
-    a, b, room = a[-1], b[-1], column_sums[0, 0]  # the sums have served
+    a, b, totals = a[-1], b[-1], column_sums[0, 0]  # the sums have served
     scores[:] = 0
-    for c in range(first, words):
-        room[:] = 0
-        for r in range(first, regions):
+    for c in range(num_dustbins, words):
+        totals[:] = 0
+        for r in range(num_dustbins, regions):
             for i in range(images):
-                room[i] += kernel[c, r, i] * similarity[c, r, i] * a[r, i]
+                totals[i] += kernel[c, r, i] * similarity[c, r, i] * a[r, i]
         for i in range(images):
-            scores[i] += room[i] * b[c, i]
+            scores[i] += totals[i] * b[c, i]
 
 
 @compiled
-def _gradient(similarity, first, scale, weight, gradient, grad_mu, grad_nu, kernel, a, b, row_sums, column_sums):
+def _gradient(similarity, num_dustbins, scale, weight, gradient, grad_mu, grad_nu, kernel, a, b, row_sums, column_sums):
     words, regions, images = similarity.shape
     steps = len(a)
     row_grads, column_grads = np.empty_like(row_sums), np.empty_like(column_sums)  # r̄ and c̄ of each iteration
@@ -182,8 +184,8 @@ def _gradient(similarity, first, scale, weight, gradient, grad_mu, grad_nu, kern
     grad_nu[:] = 0
 
     # score = λ Σ a E b (S/λ)
-    for c in range(first, words):
-        for r in range(first, regions):
+    for c in range(num_dustbins, words):
+        for r in range(num_dustbins, regions):
             for i in range(images):
                 product = kernel[c, r, i] * similarity[c, r, i] * weight[i]
                 grad_a[r, i] += product * b[steps, c, i]
@@ -209,8 +211,8 @@ def _gradient(similarity, first, scale, weight, gradient, grad_mu, grad_nu, kern
 
     for c in range(words):
         gradient[c] = 0
-        if c >= first:
-            for r in range(first, regions):
+        if c >= num_dustbins:
+            for r in range(num_dustbins, regions):
                 for i in range(images):
                     gradient[c, r, i] = (
                         (similarity[c, r, i] + np.float32(1)) * weight[i] * a[steps - 1, r, i] * b[steps, c, i]

@@ -1,0 +1,46 @@
+"""Scoring all pairs of images and captions tile by tile, so that memory does not grow with their number."""
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+DEFAULT_MEMORY_BUDGET = 2**28  # bytes
+
+
+def score_in_tiles(
+    score: Callable[[slice, slice], Tensor],
+    num_images: int,
+    num_captions: int,
+    elements_per_pair: int,
+    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+) -> Tensor:
+    """Score every image and caption, [B_i, B_t]. Tiles are independent, so the values do not depend on them.
+
+    Where gradients are wanted and one tile does not hold all pairs, a tile is computed again in the backward pass: that
+    bounds the memory of training as well.
+
+    Args:
+        score: takes the images and captions of a tile, as slices, and gives their scores.
+        num_images, num_captions: B_i and B_t.
+        elements_per_pair: numbers (of 4 bytes) that a pair needs while it is scored.
+        memory_budget: bytes for a tile; it holds one pair at least.
+    """
+    pairs = max(1, memory_budget // (4 * max(1, elements_per_pair)))
+    if torch.compiler.is_exporting() or num_images * num_captions <= pairs:  # an exported graph has no sizes to divide
+        return score(slice(0, num_images), slice(0, num_captions))
+    captions = min(num_captions, max(1, math.isqrt(pairs)))
+    images = max(1, pairs // captions)
+    if torch.is_grad_enabled():
+        score = functools.partial(checkpoint, score, use_reentrant=False, preserve_rng_state=False)
+    return torch.cat(
+        [
+            torch.cat(
+                [score(slice(i, i + images), slice(t, t + captions)) for t in range(0, num_captions, captions)], 1
+            )
+            for i in range(0, num_images, images)
+        ]
+    )

@@ -1,0 +1,1 @@
+"""The tiled engine's transport, compiled with Numba: backend `numba`."""

@@ -1,0 +1,1 @@
+"""The transport as fused Triton kernels for NVIDIA GPUs: backend `triton`."""
