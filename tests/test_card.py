@@ -8,6 +8,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
+from samples import POOLING
 from tiny import REGIONS, TEXT, tiny_config, tiny_recipe
 
 from omit_hf import OmitModel, OmitProcessor
@@ -96,6 +97,7 @@ def test_a_card_tells_of_its_own_head_and_loss(matching, loss):
     assert ("partial optimal transport" in text) == (matching == "omit")
     assert ("dustbin global" in text) == (matching == "omit")
     assert ("regularization" in text) == ("optimal-transport" in published.data.tags) == (matching in ("omit", "ot"))
+    assert ("fine-grained" in text) == (matching not in dict(POOLING))
     assert ("margin 0.05" in text) == (loss == "triplet")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_retrieval import naive_average_precision, naive_metrics, naive_precision_at_r
+from naive_retrieval import naive_average_precision, naive_metrics, naive_precision_at_r
 
 from omit_hf.data import DataError
 from omit_hf.evaluation import SplitPairs, retrieval_metrics
