@@ -70,8 +70,8 @@ class MaxSimMatching(MatchingHead):
                     return BACKENDS[name].late_interaction(*sides, self.temperature, matmul_dtype)
         return score_in_tiles(
             lambda images, captions: self.score(image.select(images), text.select(captions)),
-            len(image.embeds),
-            len(text.embeds),
+            image.embeds.shape[0],
+            text.embeds.shape[0],
             self.elements_per_pair(image, text),
             memory_budget,
         )

@@ -109,8 +109,8 @@ class MatchingHead(nn.Module, ABC):
             )
         return score_in_tiles(
             lambda images, captions: self.similarity(image.select(images), text.select(captions)),
-            len(image.embeds),
-            len(text.embeds),
+            image.embeds.shape[0],
+            text.embeds.shape[0],
             self.elements_per_pair(image, text),
             memory_budget,
         )

@@ -191,7 +191,7 @@ def transport_similarity(image: Side, text: Side, options: TransportOptions) -> 
             f"{text.rows.device}; expected the same. Cast one side, as in text.embeds.to(image.embeds.dtype)."
         )
     check_rows(image.rows, text.rows, options.backend, options.matmul_dtype)
-    entries = image.rows.shape[:-1].numel() * text.rows.shape[:-1].numel()
+    entries = image.rows.shape[0] * image.rows.shape[1] * text.rows.shape[0] * text.rows.shape[1]
     candidates = candidate_backends(options.backend, image.rows.device.type, entries, options.matmul_dtype)
     for name in candidates:
         try:
@@ -217,7 +217,7 @@ def reference_similarity(image: Side, text: Side, options: TransportOptions) -> 
         return reference_score(image.rows[images], mu, text.rows[captions], nu, *settings)
 
     elements = PLANS_IN_MEMORY * image.rows.shape[1] * text.rows.shape[1]
-    return score_in_tiles(score, len(image.rows), len(text.rows), elements, options.memory_budget)
+    return score_in_tiles(score, image.rows.shape[0], text.rows.shape[0], elements, options.memory_budget)
 
 
 BACKENDS = {"reference": Backend(reference_similarity)}

@@ -225,7 +225,7 @@ def test_the_exported_late_interaction_is_the_same(matching):
 def test_the_model_is_left_as_it_was(exported):
     model, _, _ = exported("resnet-bigru", "onnx")
     assert type(model.text_encoder.backbone).__name__ == "BiGRU"
-    assert model.matching.backend == "auto"
+    assert model.matching.options.backend == "auto"
     assert all(parameter.requires_grad for name, parameter in model.named_parameters() if name != "logit_scale")
 
 

@@ -16,7 +16,7 @@ from transformers import AutoConfig, HfArgumentParser
 
 from omit_hf.command_line import HelpFormatter
 from omit_hf.data import check_data, load_image_text
-from omit_hf.modeling.configuration_omit import Matching, OmitConfig, check_fields
+from omit_hf.modeling.configuration_omit import OmitConfig, check_fields
 
 RECIPE_FILE = "recipe.yaml"  # beside the model
 BACKBONES = ("vision_model", "text_model", "vision_config", "text_config")
@@ -89,7 +89,7 @@ class Recipe:
         "the list stays frozen. Empty to train all from the start.",
     )
     projection_dim: int = option(1024, "D, the width of fragments and global features.")
-    matching: Matching = option(
+    matching: str = option(
         "omit",
         "The similarity head: partial transport, full transport (ot), late interaction (maxsim), chan, scan_t2i, "
         "scan_i2t, or one vector a side (mean, gpo, pem).",
