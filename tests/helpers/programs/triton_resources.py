@@ -17,7 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from omit_hf.kernels import triton_transport
+from omit_hf.kernels.triton import transport as triton_transport
 
 TARGET = GPUTarget("cuda", 90, 32)
 POINTERS = {
@@ -85,9 +85,8 @@ def resources(dtype: torch.dtype, regions: int, words: int, width: int, backward
         image_rows = torch.zeros(8, regions, width, dtype=dtype, requires_grad=True)
         text_rows = torch.zeros(16, words, width, dtype=dtype, requires_grad=True)
         masses = [torch.ones(8, 1, regions, requires_grad=True), torch.ones(1, 16, words, requires_grad=True)]
-        scores = triton_transport.similarity(
-            *(image_rows, masses[0], text_rows, masses[1]), regularization=0.02, num_iterations=3, num_dustbins=1
-        )
+        # 1/λ, n and the number of dustbins; not by `score_transport`, which wants a GPU
+        scores = triton_transport._TransportSimilarity.apply(image_rows, masses[0], text_rows, masses[1], (50.0, 3, 1))
         if backward:
             scores.backward(torch.ones_like(scores), retain_graph=True)
             scores.backward(torch.eye(8, 16))
