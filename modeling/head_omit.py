@@ -83,7 +83,10 @@ class MatchingHead(nn.Module, ABC):
         Raises:
             ValueError: if the head pools each side and aligns nothing.
         """
-        raise ValueError(f"{type(self).__name__} pools each side and aligns nothing; expected a head that aligns.")
+        raise ValueError(
+            f"{type(self).__name__} pools each side and aligns nothing; expected a head that aligns, such as 'omit' or "
+            "'maxsim'."
+        )
 
     def tiled_similarity(
         self,

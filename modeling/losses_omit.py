@@ -9,6 +9,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from .features_omit import OmitFeatures
+
 
 def triplet_loss(
     scores: Tensor, target: Tensor, same_image: Tensor, margin: float, negatives: str = "hardest"
@@ -88,3 +90,9 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
     if tensor.dtype == torch.bool:
         return gather_with_gradient(tensor.to(torch.uint8)).bool()
     return _GatherWithGradient.apply(tensor)
+
+
+def gather_features(features: OmitFeatures) -> OmitFeatures:
+    """The features of all processes, with gradient."""
+    names = ("embeds", "mask", "pooled", "norms")
+    return OmitFeatures(**{name: gather_with_gradient(features[name]) for name in names})

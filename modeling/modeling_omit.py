@@ -14,7 +14,7 @@ from transformers.utils import can_return_tuple
 from .configuration_omit import MAX_LOGIT_SCALE, OmitConfig
 from .encoders_omit import BiGRU, GridEncoder, Projection, RegionEncoder, TextEncoder, normalize_features
 from .features_omit import OmitFeatures
-from .losses_omit import gather_with_gradient, info_nce_loss, triplet_loss
+from .losses_omit import gather_features, gather_with_gradient, info_nce_loss, triplet_loss
 from .matching_omit import MATCHING, Match, TopK, topk_similarity
 from .pretrained_omit import PretrainedMixin
 from .tiling_omit import DEFAULT_MEMORY_BUDGET
@@ -26,16 +26,14 @@ class OmitOutput(ModelOutput):
 
     Args:
         loss: scalar, with `return_loss=True`.
-        logits_per_image: logit scale · similarity, [B_i, B_t].
-        logits_per_text: its transpose, [B_t, B_i].
+        logits_per_image, logits_per_text: logit scale · similarity, [B_i, B_t], and its transpose.
         similarity: the head's similarity, [B_i, B_t], float32.
         transport_plan: with `output_transport=True`, [B_i, B_t, K+1, L+1], dustbins first; [B_i, B_t, K, L] for `ot`;
             None for a head that does not transport.
         alignment: with `output_transport=True`, [B_i, B_t, K, L], which fragments matched: the plan between fragments,
-            or the choice or attention of another head; not negative, at most 1 in all.
-        image_embeds: image fragments, L2-normalised, [B_i, K, D].
-        image_mask: true where an image fragment is valid, [B_i, K].
-        image_pooled: global feature of each image, L2-normalised, [B_i, D].
+            or what another head chose or attended to; not negative, at most 1 in all.
+        image_embeds, image_mask: fragments, L2-normalised, [B_i, K, D], and which of them are valid, [B_i, K].
+        image_pooled: global features, L2-normalised, [B_i, D].
         text_embeds, text_mask, text_pooled: the same of the captions, [B_t, L, D], [B_t, L], [B_t, D].
         vision_model_output, text_model_output: [`OmitFeatures`] with the outputs of the backbones.
     """
@@ -107,11 +105,11 @@ class OmitModel(OmitPreTrainedModel):
         """
         Args:
             config: the configuration.
-            vision_backbone, text_backbone: models that are loaded already, to use in the place of untrained ones.
-                `config` must hold copies of their configurations, since it takes hold of what it is given.
+            vision_backbone, text_backbone: loaded models, used in the place of untrained ones. `config` must hold
+                copies of their configurations, since the model changes them.
 
         Raises:
-            StrictDataclassError: if the configuration is not valid, which setting its fields one by one does not tell.
+            StrictDataclassError: if the configuration is not valid; setting single fields does not check them.
             ValueError: if a backbone is not for its side.
         """
         config.validate()
@@ -135,11 +133,8 @@ class OmitModel(OmitPreTrainedModel):
 
     def _set_gradient_checkpointing(self, *args, **kwargs):
         if not any(hasattr(module, "gradient_checkpointing") for module in self.modules()):
-            raise ValueError(
-                f"Neither the vision backbone {self.config.vision_config.model_type!r} nor the text backbone "
-                f"{self.config.text_config.model_type!r} has gradient checkpointing; expected one that has, such as "
-                "'vit' or 'bert'."
-            )
+            kinds = f"{self.config.vision_config.model_type!r} nor {self.config.text_config.model_type!r}"
+            raise ValueError(f"Neither {kinds} has gradient checkpointing; expected one that has, as 'vit' or 'bert'.")
         super()._set_gradient_checkpointing(*args, **kwargs)
 
     @can_return_tuple
@@ -151,7 +146,7 @@ class OmitModel(OmitPreTrainedModel):
         region_mask: Tensor | None = None,
         **kwargs,
     ) -> OmitFeatures:
-        """Fragments, mask and global feature of images, given in exactly one of three forms.
+        """Encodes images, given in exactly one of three forms, into fragments, their mask and a global feature.
 
         Args:
             pixel_values: [B, 3, H, W].
@@ -159,10 +154,6 @@ class OmitModel(OmitPreTrainedModel):
             region_features: precomputed regions, [B, K, feature_size], of a model whose vision_config is `omit_region`.
             region_mask: true for regions, false for padding, [B, K]; None for no padding.
             kwargs: for the backbone, such as `output_hidden_states`.
-
-        Returns:
-            [`OmitFeatures`]: `embeds` [B, K, D], `mask` [B, K], `pooled` [B, D], `norms` [B, K] and the backbone's
-            outputs.
 
         Raises:
             ValueError: if there is none of the forms, more than one, or one that the image encoder does not take.
@@ -177,11 +168,9 @@ class OmitModel(OmitPreTrainedModel):
                 f"image encoder is {kind!r}; {source} makes {taken[0]}."
             )
         if region_mask is not None:
-            if "region_features" not in taken:
-                raise ValueError(
-                    f"region_mask given; expected none, since the image encoder {kind!r} takes {taken[0]}."
-                )
             given["region_mask"] = region_mask
+            if "region_features" not in taken:
+                raise ValueError(f"region_mask given; expected none, since the image encoder is {kind!r}.")
         return normalize_features(*self.vision_encoder(**given, **kwargs), self.dtype)
 
     @can_return_tuple
@@ -192,17 +181,13 @@ class OmitModel(OmitPreTrainedModel):
         text_states: Tensor | None = None,
         **kwargs,
     ) -> OmitFeatures:
-        """Fragments, mask and global feature of captions.
+        """Encodes captions into fragments, their mask and a global feature.
 
         Args:
             input_ids: [B, L].
             attention_mask: 1 for tokens, 0 for padding, [B, L].
             text_states: the text backbone's last hidden state for `input_ids`, [B, L, width], to save running it.
             kwargs: for the backbone, such as `token_type_ids` or `output_hidden_states`.
-
-        Returns:
-            [`OmitFeatures`]: `embeds` [B, L, D], `mask` [B, L], `pooled` [B, D], `norms` [B, L] and the backbone's
-            outputs.
 
         Raises:
             ValueError: if no caption is given, or shapes do not fit.
@@ -211,16 +196,13 @@ class OmitModel(OmitPreTrainedModel):
             raise ValueError("No text given; expected input_ids (from OmitProcessor(text=…)).")
         if input_ids.ndim != 2:
             raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}; expected [B, L], captions and words.")
-        if attention_mask is not None and attention_mask.shape != input_ids.shape:
+        shape = tuple(input_ids.shape)
+        if attention_mask is not None and attention_mask.shape != shape:
             raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}; expected that of input_ids, "
-                f"{tuple(input_ids.shape)}."
+                f"attention_mask has shape {tuple(attention_mask.shape)}; expected that of input_ids, {shape}."
             )
-        if text_states is not None and (text_states.ndim != 3 or text_states.shape[:2] != input_ids.shape):
-            raise ValueError(
-                f"text_states has shape {tuple(text_states.shape)}; expected {[*input_ids.shape, 'width']}, a state "
-                "for each of input_ids."
-            )
+        if text_states is not None and (text_states.ndim != 3 or text_states.shape[:2] != shape):
+            raise ValueError(f"text_states has shape {tuple(text_states.shape)}; expected {[*shape, 'width']}.")
         encoded = self.text_encoder(input_ids, attention_mask, text_states, **kwargs)
         return normalize_features(*encoded, self.dtype)
 
@@ -234,8 +216,7 @@ class OmitModel(OmitPreTrainedModel):
         """Similarity of every image and every caption, [B_i, B_t], in bounded memory; differentiable.
 
         Args:
-            image: from `get_image_features`, B_i images.
-            text: from `get_text_features`, B_t captions.
+            image, text: from `get_image_features` and `get_text_features`, B_i images and B_t captions.
             memory_budget: bytes for intermediate results.
             matmul_dtype: `bfloat16` or `int8` to multiply the cosines out faster and more coarsely, on a CPU and
                 without gradient (heads that transport, and late interaction).
@@ -243,18 +224,8 @@ class OmitModel(OmitPreTrainedModel):
         return self.matching.tiled_similarity(image, text, memory_budget, matmul_dtype)
 
     def topk(self, image: OmitFeatures, text: OmitFeatures, k: int, dim: int = 1) -> TopK:
-        """The k best captions of every image (`dim=1`), or images of every caption (`dim=0`): the same as
-        `similarity(image, text).topk(k, dim)`, up to the order of equals, but without the whole matrix.
-
-        Args:
-            image: from `get_image_features`, B_i images.
-            text: from `get_text_features`, B_t captions.
-            k: how many, from 1 to the number of candidates.
-            dim: of the candidates, as in `torch.topk`.
-
-        Returns:
-            `values` and `indices`, [B_i, k] for `dim=1` and, an item a row here too, [B_t, k] for `dim=0`.
-        """
+        """The k best captions of every image (`dim=1`) or images of every caption (`dim=0`), as `values` and `indices`,
+        [B_i, k] or [B_t, k]: exact, without the whole matrix. See `topk_similarity`."""
         return topk_similarity(self.matching, image, text, k, dim)
 
     @can_return_tuple
@@ -285,8 +256,7 @@ class OmitModel(OmitPreTrainedModel):
             pixel_values: images, [B_i, 3, H, W].
             region_features, region_mask: images as precomputed regions, [B_i, K, feature_size] and [B_i, K].
             image_states, text_states: cached states of the backbones; see `get_image_features`, `get_text_features`.
-            image_ids: for the loss, which image each pair shows, int64 [B]: pairs of one image are no negatives of
-                each other. By default every pair shows its own.
+            image_ids: for the loss, the image of a pair, int64 [B]: pairs of one image are no negatives of each other.
             return_loss: compute the loss, with caption number n as the positive of image number n.
             output_transport: return the alignment of every pair, and the transport plan of heads that have one.
             negatives: of the triplet loss, `hardest` or `all`.
@@ -311,7 +281,7 @@ class OmitModel(OmitPreTrainedModel):
         else:
             similarity = self.similarity(image, text)
         logits = similarity * self._scale()
-        match = self._match(image, text) if output_transport else Match(None, None)
+        match = self.matching.match(image, text) if output_transport else Match(None, None)
         return OmitOutput(
             loss=loss,
             logits_per_image=logits,
@@ -335,9 +305,7 @@ class OmitModel(OmitPreTrainedModel):
             raise ValueError(f"negatives is {negatives!r}; expected 'hardest' or 'all'.")
         pairs, captions = len(image.embeds), len(text.embeds)
         if pairs != captions:
-            raise ValueError(
-                f"The loss got {pairs} images and {captions} captions; expected as many, caption n with image n."
-            )
+            raise ValueError(f"The loss got {pairs} images and {captions} captions; expected caption n with image n.")
         own = torch.arange(pairs, device=image.embeds.device)
         all_ids = image_ids = own if image_ids is None else image_ids
         if image_ids.shape != own.shape:
@@ -347,8 +315,8 @@ class OmitModel(OmitPreTrainedModel):
         if gather_negatives and dist.is_initialized() and dist.get_world_size() > 1:
             own = own + dist.get_rank() * pairs
             all_ids = gather_with_gradient(image_ids)
-            per_image = self.similarity(image, _gather(text))
-            per_text = self.similarity(_gather(image), text).T
+            per_image = self.similarity(image, gather_features(text))
+            per_text = self.similarity(gather_features(image), text).T
         else:
             per_image = self.similarity(image, text)
             per_text = per_image.T
@@ -368,15 +336,6 @@ class OmitModel(OmitPreTrainedModel):
             return self.logit_scale.exp()
         return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
 
-    def _match(self, image: OmitFeatures, text: OmitFeatures) -> Match:
-        if not self.matching.aligns:
-            able = ", ".join(repr(name) for name, head in MATCHING.items() if head.aligns)
-            raise ValueError(
-                f"output_transport=True, but matching={self.config.matching!r} pools each side and aligns nothing; "
-                f"{able} do."
-            )
-        return self.matching.match(image, text)
-
 
 def drop_none(arguments: dict) -> dict:
     """The arguments that are given; backbones take different ones."""
@@ -384,15 +343,6 @@ def drop_none(arguments: dict) -> dict:
         if arguments[name] is None:
             del arguments[name]
     return arguments
-
-
-def _gather(features: OmitFeatures) -> OmitFeatures:
-    return OmitFeatures(
-        embeds=gather_with_gradient(features.embeds),
-        mask=gather_with_gradient(features.mask),
-        pooled=gather_with_gradient(features.pooled),
-        norms=gather_with_gradient(features.norms),
-    )
 
 
 OmitModel.register_for_auto_class()  # so that its code is saved with it

@@ -492,7 +492,7 @@ def test_input_embeddings_are_those_of_the_words(model):
 def test_alignment_of_every_head_that_has_one(matching, inputs):
     model = OmitModel(tiny_config(matching=matching))
     if not model.matching.aligns:
-        with pytest.raises(ValueError, match=f"matching='{matching}' pools each side and aligns nothing"):
+        with pytest.raises(ValueError, match="Matching pools each side and aligns nothing"):
             model(**inputs, output_transport=True)
         return
     out = model(**inputs, output_transport=True)
