@@ -1,0 +1,24 @@
+"""What our docstrings have that mkdocstrings does not know: links of transformers' kind, and a section `Example:`."""
+
+import re
+
+from griffe import Extension, NameResolutionError
+
+NAME = re.compile(r"\[`([\w.]+)`\](?![\[(])")
+EXAMPLE = re.compile(r"^Example:$", flags=re.MULTILINE)
+
+
+class OurDocstrings(Extension):
+    """Turns [`Name`] into a cross-reference, where the name is known in its module, and shows examples as code."""
+
+    def on_object(self, *, obj, **_):
+        if obj.docstring is None:
+            return
+
+        def link(named):
+            try:
+                return f"[`{named[1]}`][{obj.resolve(named[1])}]"
+            except NameResolutionError:
+                return f"`{named[1]}`"
+
+        obj.docstring.value = NAME.sub(link, EXAMPLE.sub("Examples:", obj.docstring.value))
