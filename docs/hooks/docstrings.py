@@ -9,7 +9,7 @@ EXAMPLE = re.compile(r"^Example:$", flags=re.MULTILINE)
 
 
 class OurDocstrings(Extension):
-    """Turns [`Name`] into a cross-reference, where the name is known in its module, and shows examples as code."""
+    """Turns [`Name`] into a link, where the name is known in its module and has a page, and shows examples as code."""
 
     def on_object(self, *, obj, **_):
         if obj.docstring is None:
@@ -17,8 +17,9 @@ class OurDocstrings(Extension):
 
         def link(named):
             try:
-                return f"[`{named[1]}`][{obj.resolve(named[1])}]"
+                name = obj.resolve(named[1])
             except NameResolutionError:
                 return f"`{named[1]}`"
+            return f'<autoref identifier="{name}" optional><code>{named[1]}</code></autoref>'
 
         obj.docstring.value = NAME.sub(link, EXAMPLE.sub("Examples:", obj.docstring.value))
