@@ -1,4 +1,4 @@
-"""Backbones of transformers: built, loaded, and what their configurations and tokenizers tell of them."""
+"""Building and loading backbones of transformers, and what their configurations and tokenizers say about them."""
 
 import inspect
 
@@ -38,10 +38,10 @@ def pretrained_backbone(name_or_path: str, part: str, dtype: torch.dtype) -> nn.
 
 
 def align_memory(model: nn.Module) -> nn.Module:
-    """Copy the weights that a file is mapped to, so that they lie in memory as those of any other model.
+    """Copy weights that are mapped from a file, so that they are aligned in memory like those of any other model.
 
-    A mapped tensor begins anywhere, and products of unaligned ones round differently; transport makes that visible.
-    After this a loaded model scores as the saved one did, to the bit.
+    A mapped tensor may begin at any address, and products of unaligned tensors round differently, which transport
+    amplifies. After this a loaded model scores as the saved one did, to the bit.
     """
     for parameter in model.parameters():
         if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
@@ -62,7 +62,7 @@ def pretrained_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 
 
 def text_settings(tokenizer) -> dict:
-    """What a tokenizer decides of an [`OmitConfig`].
+    """The fields of an [`OmitConfig`] that follow from a tokenizer.
 
     Returns:
         `special_token_ids`, the ids that it adds to a text or pads with (an unknown word is a word); `text_pooling`,
@@ -75,7 +75,7 @@ def text_settings(tokenizer) -> dict:
 
 
 def fit_tokenizer(config, tokenizer) -> None:
-    """See that a text backbone of this configuration can read what a tokenizer writes, and pads as it does.
+    """Check that a text backbone has an embedding for every token of a tokenizer, and let it pad with the same token.
 
     Raises:
         ValueError: if the tokenizer has more tokens than the backbone.
@@ -90,7 +90,7 @@ def fit_tokenizer(config, tokenizer) -> None:
 
 
 def without_pooler(config) -> dict:
-    """Arguments that build a backbone without the pooler that nobody reads, where its class has such an argument.
+    """Arguments that build a backbone without its unused pooler, where its class takes such an argument.
 
     Parameters that never get a gradient break distributed training.
     """
@@ -120,7 +120,7 @@ def backbone_width(backbone: nn.Module) -> int:
 
 
 def own_image_size(backbone: nn.Module) -> tuple[int, int] | None:
-    """Height and width that a backbone has position encodings for and interpolates them from; None if any will do."""
+    """Height and width that a backbone's position encodings are for, if it interpolates them; None if any will do."""
     size = getattr(backbone.config, "image_size", None)
     if size is None or "interpolate_pos_encoding" not in inspect.signature(backbone.forward).parameters:
         return None
@@ -128,7 +128,7 @@ def own_image_size(backbone: nn.Module) -> tuple[int, int] | None:
 
 
 def number_of_patches(config, pixel_values: Tensor, tokens: int) -> int:
-    """How many of a backbone's output tokens are patches; those before them are CLS and registers."""
+    """How many of a backbone's output tokens are patches; CLS and registers come before them."""
     if hasattr(config, "depths"):  # hierarchical transformers (Swin and its kin) have no CLS
         return tokens
     sizes = config.patch_size if isinstance(config.patch_size, list | tuple) else (config.patch_size,) * 2
@@ -142,9 +142,9 @@ def number_of_patches(config, pixel_values: Tensor, tokens: int) -> int:
 
 
 def train_unfrozen(encoder: nn.Module, mode: bool) -> nn.Module:
-    """`Module.train` that leaves what is frozen of a backbone in evaluation mode: no dropout, fixed statistics.
+    """`Module.train`, but frozen parts of the backbone stay in evaluation mode: no dropout, fixed statistics.
 
-    Frozen is a part without a trained parameter, and with `batch_norm_frozen` every batch norm.
+    A part is frozen if none of its parameters is trained; with `batch_norm_frozen` every batch norm is.
     """
     nn.Module.train(encoder, mode)
     for part in encoder.backbone.modules():
@@ -156,7 +156,7 @@ def train_unfrozen(encoder: nn.Module, mode: bool) -> nn.Module:
 
 
 def check_input(backbone: nn.Module, side: str, expected: str) -> None:
-    """See that a backbone is an encoder of that side: that it reads `pixel_values`, or `input_ids` alone.
+    """Check that a backbone is an encoder of that side, which reads `pixel_values`, or `input_ids` alone.
 
     Raises:
         ValueError: if it is not.

@@ -15,10 +15,10 @@ MAX_LOGIT_SCALE = math.log(100)
 
 
 def check_fields(where: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """See that all names are known ones.
+    """Check that all names are known.
 
     Raises:
-        ValueError: names the first that is not, and the nearest that is.
+        ValueError: for the first that is not, with the nearest name that is.
     """
     known = sorted(known)
     for name in names:
@@ -30,7 +30,7 @@ def check_fields(where: str, names: Iterable[str], known: Iterable[str]) -> None
 
 @strict
 class BiGRUConfig(PreTrainedConfig):
-    """Word embeddings and a bidirectional GRU: the classical text encoder of image-text matching (section 3).
+    """Word embeddings and a bidirectional GRU: the classical text encoder of image-text matching.
 
     Args:
         vocab_size: words of the tokenizer.
@@ -39,6 +39,8 @@ class BiGRUConfig(PreTrainedConfig):
         num_hidden_layers: stacked GRU layers.
         dropout: share of the word embeddings' entries dropped during training.
         pad_token_id: id of padding; its embedding is zero.
+
+    Source: ``docs/concepts/method.md#encoders``.
     """
 
     model_type = "omit_bigru"
@@ -65,7 +67,7 @@ class BiGRUConfig(PreTrainedConfig):
 
 @strict
 class RegionEncoderConfig(PreTrainedConfig):
-    """Projection of precomputed region features, the classical image encoder of image-text matching (section 3).
+    """Projection of precomputed region features, the classical image encoder of image-text matching.
 
     Args:
         feature_size: width of a region's features (2048 of a Faster R-CNN with bottom-up attention).
@@ -73,6 +75,8 @@ class RegionEncoderConfig(PreTrainedConfig):
         dropout: share of the MLP's hidden entries dropped during training.
         kept_share: share of an image's K regions that each pass of training keeps, at random: exactly
             int(kept_share · K), but at least one. All are kept in evaluation.
+
+    Source: ``docs/concepts/method.md#encoders``.
     """
 
     model_type = "omit_region"
@@ -183,7 +187,7 @@ class OmitConfig(PreTrainedConfig):
                 )
 
     def to_diff_dict(self) -> dict:
-        """What is saved: without where the parts came from, which may be folders of this machine."""
+        """What is saved. It leaves out where the parts came from, which may be folders of this machine."""
         values = super().to_diff_dict()
         for name in ("vision_config", "text_config"):
             values.get(name, {}).pop("_name_or_path", None)

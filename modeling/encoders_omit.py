@@ -1,7 +1,8 @@
-"""Encoders: from regions, pixels or words to fragments, their mask and a global feature (section 3).
+"""Encoders: from regions, pixels or words to fragments, their mask and a global feature.
 
 Each ends in a projection to the common width D, of what a backbone gives or of precomputed regions. What a frozen
-backbone gives, its `states`, can be cached and passed in the place of its input.
+backbone gives, its `states`, can be cached and passed in the place of its input. See
+``docs/concepts/method.md#encoders``.
 """
 
 import torch
@@ -27,7 +28,7 @@ NORM_EPS = 1e-6  # padding is zero, and a smaller one gives it huge gradients
 
 
 class Projection(nn.Linear):
-    """From a backbone's width to D; a class of its own so that it gets an initialisation of its own."""
+    """Linear layer from a backbone's width to D; a class of its own, so that it can be initialised in its own way."""
 
 
 class RegionEncoder(nn.Module):
@@ -87,7 +88,7 @@ class RegionEncoder(nn.Module):
 
 
 def keep_regions(regions: Tensor, mask: Tensor | None, share: float) -> tuple[Tensor, Tensor | None]:
-    """A random choice of each image's regions, in their order: exactly int(share · K) of K, but at least one.
+    """Keep a random choice of each image's regions, in their order: exactly int(share · K) of K, but at least one.
 
     Args:
         regions: [B, K, width].
@@ -112,11 +113,11 @@ def keep_regions(regions: Tensor, mask: Tensor | None, share: float) -> tuple[Te
 
 
 class GridEncoder(nn.Module):
-    """Image side: the grid cells or patches of any vision backbone; CLS and registers are no fragments.
+    """Image side: the grid cells or patches of any vision backbone; CLS and registers are not fragments.
 
     The global feature is the projected CLS state of a backbone that has one, else the mean of the projected cells. With
-    `vision_pooling_head` it is what the attention pooling head of a SigLIP backbone gives; a patch's fragment is then
-    what the head gives where that patch is all it sees, so that both lie in the space that SigLIP shares with texts.
+    `vision_pooling_head` the attention pooling head of a SigLIP backbone gives the global feature. Applied to a patch
+    alone it gives that patch's fragment, so that both lie in the space that SigLIP shares with texts.
     """
 
     input_name = "pixel_values"
@@ -177,7 +178,7 @@ class GridEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Text side: the words of a BiGRU or the sub-words of any transformer; special tokens are no fragments."""
+    """Text side: the words of a BiGRU or the sub-words of any transformer; special tokens are not fragments."""
 
     batch_norm_frozen = False
 
@@ -223,7 +224,7 @@ class TextEncoder(nn.Module):
                     f"with truncation=True, max_length={self.fixed_length}."
                 )
             input_ids, attention_mask = F.pad(input_ids, (0, self.fixed_length - length), value=self.padding), None
-        # Where it costs nothing: a GPU would have to wait for the answer.
+        # On a CPU alone: reading the highest id would make a GPU wait.
         if input_ids.device.type == "cpu" and not torch.compiler.is_compiling() and input_ids.numel():
             highest, words = int(input_ids.max()), self.backbone.get_input_embeddings().num_embeddings
             if highest >= words:

@@ -1,7 +1,8 @@
 """Losses: functions of a score matrix between anchors and candidates, and the gathering of candidates over processes.
 
 Both losses take one direction at a time, so that a process can score its own anchors against everybody's candidates.
-A candidate that belongs to the anchor's own image (another of its captions) is never a negative (section 4).
+A candidate that belongs to the anchor's own image (another of its captions) is never a negative. See
+``docs/concepts/method.md#loss``.
 """
 
 import torch
@@ -15,17 +16,19 @@ from .features_omit import OmitFeatures
 def triplet_loss(
     scores: Tensor, target: Tensor, same_image: Tensor, margin: float, negatives: str = "hardest"
 ) -> Tensor:
-    """Hinge triplet loss, [α − s(anchor, positive) + s(anchor, negative)]₊ (section 4).
+    """Hinge triplet loss, [α − s(anchor, positive) + s(anchor, negative)]₊.
 
     Args:
         scores: similarity of anchors and candidates, [A, N].
-        target: number of the candidate that is each anchor's positive, int64 [A].
-        same_image: true where candidate and anchor belong to one image, bool [A, N]; these are no negatives.
+        target: index of each anchor's positive among the candidates, int64 [A].
+        same_image: true where candidate and anchor belong to one image, bool [A, N]; these are not negatives.
         margin: α ≥ 0.
         negatives: `hardest`, the largest violation of each anchor, or `all`, the mean over its negatives.
 
     Returns:
         Mean over the anchors, a scalar. An anchor without any negative counts as 0.
+
+    Source: ``docs/concepts/method.md#loss``.
 
     Example:
         >>> scores = torch.tensor([[0.9, 0.5], [0.7, 0.8]])
@@ -46,7 +49,7 @@ def info_nce_loss(logits: Tensor, target: Tensor, same_image: Tensor) -> Tensor:
 
     Args:
         logits: scaled similarity of anchors and candidates, [A, N].
-        target: number of the candidate that is each anchor's positive, int64 [A].
+        target: index of each anchor's positive among the candidates, int64 [A].
         same_image: true where candidate and anchor belong to one image, bool [A, N].
 
     Returns:

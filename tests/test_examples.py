@@ -2,6 +2,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -281,18 +282,29 @@ def python_blocks(file) -> list[str]:
     return re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-def test_the_code_of_the_readme_runs(compared, tmp_path, monkeypatch):
-    """In a folder where the model and the picture are that the text speaks of."""
-    (tmp_path / "outputs").mkdir()
-    (tmp_path / "outputs" / "scenes").symlink_to(compared[0] / "omit_seed0")
+PAGES = [file.relative_to(ROOT) for file in sorted((ROOT / "docs").rglob("*.md")) if python_blocks(file)]
+
+
+@pytest.mark.parametrize("page", [Path("README.md"), *PAGES], ids=str)
+def test_the_code_of_the_documentation_runs(page, compared, tmp_path, monkeypatch):
+    """In a folder where the model and the picture are that the text speaks of. A block of `py` is not run."""
+    shutil.copytree(compared[0] / "omit_seed0", tmp_path / "outputs" / "scenes")
     Image.new("RGB", (96, 96), "red").save(tmp_path / "picture.png")
     monkeypatch.chdir(tmp_path)
-    blocks = python_blocks(ROOT / "README.md")
+    blocks = python_blocks(ROOT / page)
     assert blocks
     names = {}
     for block in blocks:
-        exec(block, names)  # the blocks go on from one another
-    assert names["out"].similarity.shape == (1, 2)
+        exec(block, names)  # the blocks of a page go on from one another
+    if "out" in names:
+        assert names["out"].similarity.shape == (1, 2)
+
+
+def test_the_documentation_says_what_it_does_not_run():
+    """A comment before each block of `py` tells why."""
+    for file in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        blocks = re.findall(r"^(.*)\n```py$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert all(re.fullmatch("<!-- Not run .+ -->", line) for line in blocks), file
 
 
 def test_the_code_of_a_card_runs(compared, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Retrieval metrics: functions of a similarity matrix (section 6)."""
+"""Retrieval metrics: functions of a similarity matrix. See ``docs/concepts/method.md#evaluation-protocol``."""
 
 import math
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def retrieval_metrics(similarity, caption_image_index) -> dict[str, float]:
     Args:
         similarity: higher is closer, [N_i, N_t]; a numpy array, a tensor or nested lists.
         caption_image_index: the image (row) that each caption (column) belongs to, integers [N_t]. Any number of
-            captions an image; an image without captions counts as a distractor of text→image alone.
+            captions an image; an image without captions is a distractor for text→image only.
 
     Returns:
         For image→text, where the best of the image's captions counts: `i2t_r1`, `i2t_r5`, `i2t_r10` (percent),

@@ -38,8 +38,8 @@ def export_model(
     """Write a model's encoders and head, and its processor, into a new folder.
 
     The numbers of images, captions and words vary. The size of pictures, and with it the number of their cells, or the
-    number of regions is fixed. All is in float32. Each file is run, on other numbers than it was made with too, and
-    compared with the model before the folder appears.
+    number of regions is fixed. Everything is in float32. Before the folder appears each file is run, also with other
+    numbers of items than it was traced with, and compared with the model.
 
     Args:
         model: an `OmitModel`.
@@ -57,7 +57,7 @@ def export_model(
     Raises:
         FileExistsError: if the folder is there and not empty.
         ImportError: if packages of the extra are missing.
-        RuntimeError: if torch cannot export a part, or the part gives something else than the model.
+        RuntimeError: if torch cannot export a part, or its output differs from the model's.
         ValueError: for an unknown format, sizes below 1, or an `image_size` that is missing or not the processor's.
     """
     folder = Path(folder)

@@ -42,8 +42,9 @@ def load_hub(
         data_options: {split_file: dataset_flickr30k.json, columns: {captions: caption, image_id: filename}}
 
         data: hub:yerevann/coco-karpathy                # no pictures; they are in a folder
-        data_options: {image_folder: coco, columns: {image: [filepath, filename], captions: sentences, image_id:
-        cocoid}}
+        data_options: {image_folder: coco, columns: {image: [filepath, filename], captions: sentences,
+                       image_id: cocoid}}
+
     Args:
         source: `hub:user/name`, `user/name`, or a folder of `.parquet` files, whose split is the beginning of their
             name (`train-00000-of-00002.parquet`) or the name of their folder.

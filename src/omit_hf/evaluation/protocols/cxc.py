@@ -47,7 +47,7 @@ def cxc(
     Raises:
         ValueError: if a matrix that a task needs is missing, has another shape or holds NaN.
 
-    Source: Parekh et al., *Crisscrossed Captions* (arXiv 2004.15020), whose section 3 has pairs of a score of at least
+    Source: Parekh et al., *Crisscrossed Captions* (arXiv 2004.15020, § 3), which takes pairs of a score of at least
     3 (STS, SITS) or 2.5 (SIS) as positives; the package `eccv_caption` has these of SITS too.
     """
     between = numbers.of_similarity(similarity)

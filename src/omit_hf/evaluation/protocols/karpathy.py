@@ -1,4 +1,4 @@
-"""Retrieval on Karpathy's test splits of Flickr30K and COCO (section 6)."""
+"""Retrieval on Karpathy's test splits of Flickr30K and COCO; see ``docs/concepts/method.md#evaluation-protocol``."""
 
 import numpy as np
 

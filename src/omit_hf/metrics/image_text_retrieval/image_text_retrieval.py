@@ -10,8 +10,8 @@ from omit_hf.evaluation.retrieval import mean_average_precision, precision_at_r,
 class ImageTextRetrieval(evaluate.Metric):
     """Recall@K, ranks and RSUM of image-text retrieval in both directions; see `omit_hf.retrieval_metrics`.
 
-    A prediction is an image's similarity to every caption, a reference the numbers of that image's captions. With
-    `relevant`, the numbers of all captions that are true of each image, mAP, mAP@R and R-precision as well.
+    A prediction is an image's similarity to every caption; a reference lists the numbers of that image's captions.
+    `relevant` lists all captions that are true of each image, and adds mAP, mAP@R and R-precision.
 
     Example:
         >>> import evaluate
