@@ -108,12 +108,24 @@ def test_a_file_that_is_no_text(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "Expecting property name"), ("[" * 100_000, "nested more than 50 deep"), ("1" * 5000, "4300 digits")],
+    [
+        ("{", "Expecting property name"),
+        ("[" * 100_000, "nested too deep"),
+        ("[" * 51 + "]" * 51, "nested more than 50 deep"),
+        ("1" * 5000, "4300 digits"),
+    ],
     ids=lambda text: text[:20],
 )
 def test_json_that_is_not_read(text, message):
     with pytest.raises(ValueError, match=message):
         parse_json(text)
+
+
+def test_json_as_deep_as_it_is():
+    text = "[" * 200 + "]" * 200
+    assert str(parse_json(text, max_depth=None)) == text
+    with pytest.raises(ValueError, match="nested too deep"):
+        parse_json("[" * 100_000, max_depth=None)
 
 
 def test_values_in_messages():

@@ -158,7 +158,7 @@ def test_help_explains_every_field(capsys):
         ("data_options: '[1]'", r"data_options is '\[1\]'; expected JSON with names and values in {}"),
         (
             "data_options: '" + "[" * 100_000 + "'",
-            r"data_options is '\[{78}…; expected JSON \(values nested more than 50",
+            r"data_options is '\[{78}…; expected JSON \(values nested too deep",
         ),
         ("num_epochs: 1.5", "num_epochs is 1.5; expected int"),
         ("freeze_text: 3", "freeze_text is 3; expected bool"),

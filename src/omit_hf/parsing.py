@@ -99,19 +99,22 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def parse_json(text: str):
+def parse_json(text: str, max_depth: int | None = MAX_DEPTH):
     """What JSON says.
+
+    Args:
+        text: JSON.
+        max_depth: of lists and mappings within each other; None for what Python reads, without a look at every value.
 
     Raises:
         ValueError: if it is no JSON, or nested too deep.
     """
     try:
         value = json.loads(text)
-        too_deep = _is_deeper(value, MAX_DEPTH)
     except RecursionError:
-        too_deep = True
-    if too_deep:
-        raise ValueError(f"values nested more than {MAX_DEPTH} deep")
+        raise ValueError("values nested too deep") from None
+    if max_depth is not None and _is_deeper(value, max_depth):
+        raise ValueError(f"values nested more than {max_depth} deep")
     return value
 
 
