@@ -120,6 +120,13 @@ def test_the_recipe_is_found_from_the_file(tmp_path, monkeypatch):
         ({"search": {"candidates": {"learning_rate": [1]}, "per": 3}}, "per of search is 3; expected list"),
         ({"search": {"candidates": {"learning_rate": [1]}, "per": [["a"]]}}, r"per of search has \['a'\]; expected"),
         ({"grids": {"a\x1b\n": 3}}, r"the name of grid 'a\\x1b\\n' is no file's"),
+        ({"recipe": "a\x1b"}, r"recipe is 'a\\x1b'; expected the file of the base recipe"),
+        ({"grids": {"a": {"matching": [{"ot": 1}]}}}, r"a: matching is \{'ot': 1\}; expected"),
+        ({"grids": {"a": {"a\n": 1}}}, r"grid a: 'a\\n' is 1; expected a list of values"),
+        (
+            {"grids": {"a": {"image_processor": [{"size": 1, 2: 3}], "learning_rate": [-1]}}},
+            "learning_rate is -1.0; expected a number",
+        ),
         ({"overrides": ["x" * 1000]}, r"overrides is \['x{77}…; expected names and values"),
         ({"grids": {"a": {"seeds": ["x" * 1000]}}}, r"seeds of grid a is \['x{77}…; expected a list of integers"),
         ({"grids": {"a": {"matching": "x" * 1000}}}, r"matching is 'x{78}…; expected a list of values"),

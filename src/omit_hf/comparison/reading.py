@@ -52,7 +52,7 @@ def read_comparison(file: str | Path, output_dir: str | Path) -> Comparison:
     content = read_mapping(file)
     check_fields(str(file), content, KEYS)
     recipe = content.get("recipe")
-    if not isinstance(recipe, str):
+    if not isinstance(recipe, str) or not recipe.isprintable():
         raise ValueError(f"{file}: recipe is {shown(recipe)}; expected the file of the base recipe.")
     overrides = _values("overrides", content.get("overrides", {}), problems)
     base = DEFAULTS | read_recipe_file(file.parent / expanded(recipe)) | overrides
@@ -135,7 +135,7 @@ def _lists(where: str, given, problems: list[str]) -> dict[str, list]:
         if name == "seeds":
             continue
         if not isinstance(values, list) or not values:
-            problems.append(f"{where}: {name} is {shown(values)}; expected a list of values")
+            problems.append(f"{where}: {label(name)} is {shown(values)}; expected a list of values")
             continue
         checked = [each for value in values for each in _values(where, {name: value}, problems).values()]
         problems += _repeated(f"{where}: {name}", checked)
