@@ -25,15 +25,14 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 import gradio as gr
 import torch
 from PIL import Image
-from transformers import HfArgumentParser
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.command_line import HelpFormatter, errors_in_one_line
+from omit_hf.command_line import CommandParser, errors_in_one_line, expanded
 from omit_hf.data import load_image_text
 from omit_hf.hub.handler import Limits, RequestError, decoded
 from omit_hf.modeling.matching_omit import MATCHING
 from omit_hf.modeling.pictures_omit import rgb_picture
-from omit_hf.training.recipe import data_of_model
+from omit_hf.training import data_of_model
 from omit_hf.word_alignments import EncodedPicture, WordAlignment, align_sentence, encode_picture
 
 LIMITS = Limits(characters=200)  # of a sentence
@@ -492,9 +491,12 @@ def launch(demo: Demo, arguments: Arguments, **options) -> gr.Blocks:
 
 
 def main() -> None:
-    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=HelpFormatter)
+    parser = CommandParser(Arguments, description=__doc__)
     parser.add_argument(
-        "model", nargs="?", default=os.environ.get("MODEL"), help="Folder or Hub id; by default the variable MODEL."
+        "model",
+        nargs="?",
+        default=expanded(os.environ.get("MODEL")),
+        help="Folder or Hub id; by default the variable MODEL.",
     )
     arguments = parser.parse_args()
     if not arguments.model:

@@ -18,9 +18,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
-from omit_hf.command_line import HelpFormatter, errors_in_one_line
+from omit_hf.command_line import CommandParser, errors_in_one_line
 from omit_hf.comparison import (
     RUN_FIELDS,
     Comparison,
@@ -58,7 +56,7 @@ class Arguments:
 
 
 def main() -> int:
-    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    parser = CommandParser(Arguments, description=__doc__, allow_abbrev=False)
     parser.add_argument("file", metavar="FILE.yaml", help="A comparison, or the recipe that all runs share.")
     arguments, for_train = parser.parse_known_args()
     if arguments.plots:

@@ -15,11 +15,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from accelerate import Accelerator
-from transformers import HfArgumentParser
 
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.cards import eval_results, with_results
-from omit_hf.command_line import HelpFormatter, errors_in_one_line, json_object
+from omit_hf.command_line import CommandParser, errors_in_one_line, json_object
 from omit_hf.evaluation import (
     SplitPairs,
     check_similarity_file,
@@ -98,7 +97,7 @@ def main() -> None:
 
 
 def parse_arguments():
-    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=HelpFormatter)
+    parser = CommandParser(Arguments, description=__doc__)
     parser.add_argument("model", nargs="?", help="Folder or Hub id of an OmitModel.")
     parser.add_argument("--data_options", type=json_object, default={}, help="Options of the data's loader, as JSON.")
     parser.add_argument(

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers import HfArgumentParser
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.command_line import HelpFormatter, errors_in_one_line, json_object
+from omit_hf.command_line import CommandParser, errors_in_one_line, json_object
 from omit_hf.data import load_entities
 from omit_hf.evaluation import alignment_table, evaluate_alignment
 from omit_hf.training import (
@@ -41,7 +40,7 @@ class Arguments:
 
 
 def main() -> None:
-    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=HelpFormatter)
+    parser = CommandParser(Arguments, description=__doc__)
     parser.add_argument("model", help="Folder or Hub id of an OmitModel.")
     parser.add_argument("--data_options", type=json_object, default={}, help="Options of the data's loader, as JSON.")
     arguments = parser.parse_args()

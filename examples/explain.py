@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import PIL.Image
-from transformers import HfArgumentParser
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.command_line import HelpFormatter, errors_in_one_line, json_object
+from omit_hf.command_line import CommandParser, Text, errors_in_one_line, json_object
 from omit_hf.data import load_image_text, load_scenes
 from omit_hf.data.pictures import open_picture
 from omit_hf.visualization import check_figure_file, draw_comparison, draw_plan, draw_words, save_figure
@@ -64,13 +63,13 @@ class Shown:
 
 
 def main() -> None:
-    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=HelpFormatter)
+    parser = CommandParser(Arguments, description=__doc__)
     parser.add_argument("model", help="Folder or Hub id of an OmitModel.")
     parser.add_argument(
         "picture",
         help="An image file; or SOURCE:N, number N (from 0) of a split of data that training takes, such as scenes:12.",
     )
-    parser.add_argument("sentence", nargs="?", help="A caption; of SOURCE:N by default its own first one.")
+    parser.add_argument("sentence", nargs="?", type=Text, help="A caption; of SOURCE:N by default its own first one.")
     parser.add_argument("--data_options", type=json_object, default={}, help="Options of SOURCE's loader, as JSON.")
     arguments = parser.parse_args()
     check_figure_file(arguments.output)

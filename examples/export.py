@@ -28,10 +28,8 @@ import logging
 from dataclasses import dataclass, field
 from typing import Literal
 
-from transformers import HfArgumentParser
-
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.command_line import HelpFormatter, errors_in_one_line
+from omit_hf.command_line import CommandParser, errors_in_one_line
 from omit_hf.export import export_model
 
 
@@ -45,7 +43,7 @@ class Arguments:
 
 
 def main() -> None:
-    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=HelpFormatter)
+    parser = CommandParser(Arguments, description=__doc__)
     parser.add_argument("model", help="Folder or Hub id of an OmitModel.")
     parser.add_argument("output", help="Folder to write, which must not be there yet, or be empty.")
     parser.add_argument(

@@ -8,7 +8,6 @@
 Exits with status 1 if anything would stop training.
 """
 
-import argparse
 import sys
 import textwrap
 from collections.abc import Iterable
@@ -18,7 +17,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict, IterableDatasetDict
 from PIL import Image, ImageDraw, ImageFont
 
-from omit_hf.command_line import errors_in_one_line, json_object
+from omit_hf.command_line import CommandParser, errors_in_one_line, json_object
 from omit_hf.data import DataError, describe_split, find_problems, load_image_text, unreadable_images
 from omit_hf.data.pictures import open_picture, stored_pictures
 
@@ -26,12 +25,12 @@ SHEET_WIDTH, PICTURE, MARGIN = 900, 160, 10  # pixels
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("source", help="what a recipe has as data: 'scenes', a JSON, a folder, hub:user/name")
     parser.add_argument("--data_options", type=json_object, default={}, help="options of the loader, as JSON")
     parser.add_argument("--quick", action="store_true", help="do not open every image")
-    parser.add_argument("--samples", type=int, default=3, help="images of each split to show (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="which ones (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=3, help="images of each split to show")
+    parser.add_argument("--seed", type=int, default=0, help="which ones")
     parser.add_argument("--sheet", type=Path, help="picture to write, with the samples of the training split")
     parser.add_argument("--unreadable", type=Path, help="file to write, with the ids of the images that cannot be read")
     arguments = parser.parse_args()

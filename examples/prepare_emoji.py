@@ -18,7 +18,6 @@ Licences: Noto Apache-2.0, Twemoji CC-BY-4.0, OpenMoji CC-BY-SA-4.0, Fluent MIT,
 EfficientNet-Lite0 Apache-2.0, all-MiniLM-L6-v2 MIT as packaged.
 """
 
-import argparse
 import collections
 import io
 import json
@@ -36,6 +35,8 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 from transformers import EfficientNetConfig, EfficientNetModel, ViTImageProcessor
+
+from omit_hf.command_line import CommandParser
 
 try:
     import resvg_py
@@ -58,7 +59,7 @@ PEOPLE = {"man": "person", "woman": "person", "men": "people", "women": "people"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where all of it goes")
     folder = parser.parse_args().folder
     if resvg_py is None:

@@ -9,9 +9,7 @@ The token is that of `hf auth login`, or HF_TOKEN. A dry run needs none, sends n
 
 from dataclasses import dataclass, field
 
-from transformers import HfArgumentParser
-
-from omit_hf.command_line import HelpFormatter, errors_in_one_line
+from omit_hf.command_line import CommandParser, errors_in_one_line
 from omit_hf.hub.publishing import Publication, prepare, publish
 
 
@@ -45,7 +43,7 @@ class Arguments:
 
 
 def main() -> None:
-    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    parser = CommandParser(Arguments, description=__doc__, allow_abbrev=False)
     parser.add_argument("folder", help="The output_dir of a finished training.")
     parser.add_argument("repo_id", metavar="user/name", help="Where to.")
     arguments = parser.parse_args()

@@ -25,7 +25,7 @@ def check_fields(where: str, names: Iterable[str], known: Iterable[str]) -> None
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"expected some of {', '.join(known)}."
-            raise ValueError(f"{where} has the unknown field {name!r}; {hint}")
+            raise ValueError(f"{where} has the unknown field {name!r:.80}; {hint}")
 
 
 @strict

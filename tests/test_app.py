@@ -33,7 +33,7 @@ from tiny import REGIONS, TEXT, tiny_config, tiny_recipe
 from transformers import CLIPImageProcessor
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.training.recipe import Recipe, write_recipe_file
+from omit_hf.training import Recipe, write_recipe_file
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "app.py"
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

@@ -66,7 +66,7 @@ def test_a_path_cannot_leave_the_image_folder(tmp_path):
         load_image_text(folder, **options)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"images": []}', '{"images": [{}], "annotations": []}'])
+@pytest.mark.parametrize("content", ["", "[]", '{"images": []}', '{"images": [{}], "annotations": []}', "[" * 10_000])
 def test_other_json(tmp_path, content):
     folder, options = sources.coco(tmp_path)
     (folder / "captions_val2014.json").write_text(content)

@@ -117,6 +117,21 @@ def test_the_recipe_is_found_from_the_file(tmp_path, monkeypatch):
             {"search": {"candidates": {"regularization": [0.1, 0.2]}}},
             "search has not as many trials for each: omit 2, mean 0; expected candidates of fields that all of",
         ),
+        ({"search": {"candidates": {"learning_rate": [1]}, "per": 3}}, "per of search is 3; expected list"),
+        ({"search": {"candidates": {"learning_rate": [1]}, "per": [["a"]]}}, r"per of search has \['a'\]; expected"),
+        ({"grids": {"a\x1b\n": 3}}, r"the name of grid 'a\\x1b\\n' is no file's"),
+        ({"recipe": "a\x1b"}, r"recipe is 'a\\x1b'; expected the file of the base recipe"),
+        ({"grids": {"a": {"matching": [{"ot": 1}]}}}, r"a: matching is \{'ot': 1\}; expected"),
+        ({"grids": {"a": {"a\n": 1}}}, r"grid a: 'a\\n' is 1; expected a list of values"),
+        (
+            {"grids": {"a": {"image_processor": [{"size": 1, 2: 3}], "learning_rate": [-1]}}},
+            "learning_rate is -1.0; expected a number",
+        ),
+        ({"overrides": ["x" * 1000]}, r"overrides is \['x{77}…; expected names and values"),
+        ({"grids": {"a": {"seeds": ["x" * 1000]}}}, r"seeds of grid a is \['x{77}…; expected a list of integers"),
+        ({"grids": {"a": {"matching": "x" * 1000}}}, r"matching is 'x{78}…; expected a list of values"),
+        ({"grids": {"a": {"x" * 1000: [1]}}}, r"grid a has the unknown field 'x{79};"),
+        ({"settings": {"matching": {"x" * 1000: {}}}}, r"settings are for matching x{79}…, which no grid has"),
         ({"search": {"candidates": {"margin": [0.1]}}}, "not as many trials for each: omit 0, mean 0"),
     ],
 )
@@ -138,6 +153,22 @@ def test_no_mapping(tmp_path, text):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"a.yaml (is no YAML|holds list; expected fields)"):
         is_comparison(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: &a [1]\nb: *a", "[" * 10_000, "#" * 2**21])
+def test_files_that_would_cost_much(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(text)
+    for read in (is_comparison, lambda file: read_comparison(file, tmp_path)):
+        with pytest.raises(ValueError, match="a.yaml (has an anchor|has values nested|is larger)"):
+            read(tmp_path / "a.yaml")
+
+
+def test_the_recipe_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    file = written(tmp_path, recipe="~/base.yaml")
+    (tmp_path / "tiny.yaml").rename(tmp_path / "home" / "base.yaml")
+    assert read_comparison(file, tmp_path / "runs").base["projection_dim"] == 16
 
 
 def test_grids_by_name(tmp_path):

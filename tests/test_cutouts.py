@@ -100,6 +100,7 @@ def test_all_problems_are_listed(tmp_path):
         entry(file="b.png", style=3),
         entry(file="b\0.png"),
         entry(file=400 * "b"),
+        "[" * 10_000,
     )
     with pytest.raises(DataError) as caught:
         read_cutouts(folder)
@@ -121,6 +122,7 @@ def test_all_problems_are_listed(tmp_path):
         "line 16: style is 3; expected a text that is not empty",
         r"line 17: file is 'b\x00.png', which is no path: ",
         "line 18: file is 'bbbbb",
+        "line 19: no JSON (values nested too deep)",
     ]
     assert len(caught.value.problems) == len(expected)
     for problem, start in zip(caught.value.problems, expected, strict=True):

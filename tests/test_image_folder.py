@@ -48,14 +48,16 @@ def test_every_problem_is_listed(tmp_path):
         "[1]",
         '{"file_name": "4.png", "text": [1]}',
         '{"file_name": "5.png", "text": {"a": 1}}',
+        "[" * 10_000,
     ]
     (folder / "train" / "metadata.jsonl").write_text("\n".join(["", *lines]))
-    with pytest.raises(ValueError, match="has 12 problems") as caught:
+    with pytest.raises(ValueError, match="has 13 problems") as caught:
         load_image_text(folder)
     for number, problem in enumerate(
         ["no JSON", "no field 'text'", "not the expected", "(train/2.png): no caption", "(train/3.png): no caption"]
         + ["train/gone.png is missing", "lies outside", "train//etc/passwd is missing", "lies outside"]
         + ["not the expected"] * 3
+        + ["no JSON (values nested too deep)"]
     ):
         assert any(re.search(rf"line {number + 2}\b", line) and problem in line for line in caught.value.problems), (
             problem

@@ -99,7 +99,9 @@ def test_an_empty_split_is_a_problem(coco):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "[1]", '{"annotations": []}', '{"images": 3}'], ids=lambda content: content or "empty"
+    "content",
+    ["", "{", "[]", "[1]", '{"annotations": []}', '{"images": 3}', "[" * 10_000],
+    ids=lambda content: content[:20],
 )
 def test_other_json(tmp_path, content):
     (tmp_path / "captions.json").write_text(content)

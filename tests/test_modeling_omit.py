@@ -477,7 +477,7 @@ def test_gradient_checkpointing(vision, monkeypatch):
 def test_gradient_checkpointing_of_backbones_that_have_none(model):
     resnet = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
     model = OmitModel(tiny_config(vision_config=resnet))
-    with pytest.raises(ValueError, match="Neither the vision backbone 'resnet' nor the text backbone 'omit_bigru' has"):
+    with pytest.raises(ValueError, match="Neither 'resnet' nor 'omit_bigru' has gradient checkpointing"):
         model.gradient_checkpointing_enable()
 
 

@@ -30,8 +30,7 @@ from omit_hf.data import load_image_text
 from omit_hf.evaluation import evaluate_split
 from omit_hf.hub import publishing
 from omit_hf.hub.publishing import prepare, publish
-from omit_hf.training import Recipe, read_recipe_file, train
-from omit_hf.training.recipe import write_recipe_file
+from omit_hf.training import Recipe, read_recipe_file, train, write_recipe_file
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "push_to_hub.py"
 FILES = {"README.md", "config.json", "metrics.json", "model.safetensors", "processor_config.json", "recipe.yaml"}

@@ -1,12 +1,26 @@
 import re
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
 import yaml
 from tiny import tiny_recipe
 
-from omit_hf.training import Recipe, parse_recipe, read_recipe_file, write_recipe_file
+from omit_hf import OmitConfig
+from omit_hf.modeling.matching_omit import MATCHING
+from omit_hf.training import (
+    Recipe,
+    data_of_model,
+    parse_recipe,
+    read_recipe_file,
+    recipe_types,
+    train,
+    write_recipe_file,
+)
+from omit_hf.training.recipe_files import recipe_text
+
+OF_CONFIG = ("projection_dim", "matching", "regularization", "num_iterations", "dustbin", "marginals", "backend")
+OF_CONFIG += ("text_pooling", "loss", "margin", "logit_scale_init_value")
 
 FILES = sorted((Path(__file__).parents[1] / "examples" / "configs").glob("*.yaml"))
 CONFIGS = [file for file in FILES if not file.stem.startswith("compare_")]  # which hold grids of recipes
@@ -78,7 +92,6 @@ def test_help_explains_every_field(capsys):
         ("- a\n- b", "holds list; expected fields"),
         ("a: [", "is no YAML"),
         ("learning_rate: fast", "learning_rate is 'fast'; expected a number"),
-        ("num_epochs: many", "num_epochs"),
         ("matching: emd", "matching"),
         ("freeze_text: 3", "freeze_text"),
         ("decay_epochs: 3", "decay_epochs"),
@@ -142,6 +155,25 @@ def test_help_explains_every_field(capsys):
             "freeze_vision, image_processor, image_crop: of no use to omit_region",
         ),
         ("data_options: '{'", "data_options is '{'; expected JSON"),
+        ("data_options: '[1]'", r"data_options is '\[1\]'; expected JSON with names and values in {}"),
+        (
+            "data_options: '" + "[" * 100_000 + "'",
+            r"data_options is '\[{78}…; expected JSON \(values nested too deep",
+        ),
+        ("num_epochs: 1.5", "num_epochs is 1.5; expected int"),
+        ("freeze_text: 3", "freeze_text is 3; expected bool"),
+        ("decay_epochs: [1.5]", r"decay_epochs is \[1.5\]; expected list\[int\]"),
+        ("num_epochs: many", "recipe.yaml: num_epochs is 'many'; expected a number"),
+        ("max_steps: x", "max_steps is 'x'; expected int or None"),
+        ("loss: hinge", "loss is 'hinge'; expected one of triplet, infonce"),
+        ("text_pooling: max", "text_pooling is 'max'; expected one of mean, cls, last or None"),
+        (f"num_epochs: {'x' * 1000}", r"num_epochs is 'x{78}…; expected a number"),
+        (f"learning_rate: {'x' * 1000}", r"learning_rate is 'x{78}…; expected a number"),
+        (f"{'x' * 1000}: 1", r"unknown field 'x{79}; expected"),
+        (f"decay_epochs: {[-1] * 1000}", r"decay_epochs is \[[-1, ]{78}…; expected epochs"),
+        (f"text_config: {{model_type: {'x' * 1000}}}", r"model_type 'x{78}…; expected 'omit_bigru'"),
+        ("vision_config: {model_type: [1]}", r"vision_config has model_type \[1\]; expected a name"),
+        (f"vision_config: {{model_type: {'x' * 1000}}}", r"vision_config has model_type 'x{78}…; expected a name"),
     ],
 )
 def test_a_wrong_recipe(tmp_path, capsys, content, message):
@@ -157,6 +189,7 @@ def test_a_wrong_recipe(tmp_path, capsys, content, message):
     assert caught.value.code == 2
     error = capsys.readouterr().err
     assert re.search(message, error)
+    assert "x" * 100 not in error
     assert "validator" not in error  # the message alone, not how it came about
 
 
@@ -175,3 +208,115 @@ def test_an_unknown_option(file, capsys):
     with pytest.raises(SystemExit):
         parse_recipe([file, "--learn_rate", "1"])
     assert "unrecognized arguments: --learn_rate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", OF_CONFIG)
+def test_a_field_of_the_configuration_is_as_it_is_there(name):
+    [own] = [each for each in fields(Recipe) if each.name == name]
+    [there] = [each for each in fields(OmitConfig) if each.name == name]
+    if name == "text_pooling":  # which the tokenizer suggests
+        assert (own.default, recipe_types()[name]) == (None, there.type | None)
+    else:
+        assert own.default == there.default
+        assert recipe_types()[name] == (float if there.type == float | int else there.type)
+    documented = " ".join(OmitConfig.__doc__.split())
+    assert own.metadata["help"].split(" By default what")[0][1:] in documented
+
+
+def test_what_the_configuration_gets():
+    values = Recipe(**tiny_recipe(matching="ot", text_pooling="cls")).config_values()
+    assert set(values) == set(OF_CONFIG)
+    assert (values["matching"], values["text_pooling"], values["projection_dim"]) == ("ot", "cls", 16)
+    assert "text_pooling" not in Recipe(**tiny_recipe()).config_values()
+
+
+def test_help_has_the_groups_and_the_heads(capsys):
+    with pytest.raises(SystemExit):
+        parse_recipe(["--help"])
+    shown = capsys.readouterr().out
+    groups = re.findall(r"^(\w+):$", shown, flags=re.MULTILINE)
+    assert groups == ["options", "data", "model", "loss", "optimisation", "run"]
+    assert f"--matching {{{','.join(MATCHING)}}}" in shown
+
+
+def test_fields_are_written_in_the_order_of_the_groups():
+    names = list(asdict(Recipe(**tiny_recipe())))
+    first = ["data", "clip_model", "projection_dim", "text_pooling", "loss", "margin", "all_negatives_epochs"]
+    first += ["logit_scale_init_value", "num_epochs", "mixed_precision", "output_dir", "cpu_threads"]
+    assert [name for name in names if name in first] == first
+    assert names[-1] == "cpu_threads"
+    assert names == list(recipe_types())
+
+
+def test_the_first_thing_that_is_wrong_is_that_of_the_first_group():
+    """Types before values, and then data, model, loss, optimisation and run."""
+    wrong = {"caption_noise": 2.0, "text_model": "bert", "all_negatives_epochs": -1, "warmup_steps": -1, "seed": -1}
+    kinds = {"cpu_threads": "x", "margin": -1.0, **wrong, "cache_states": True}
+    for name in list(kinds):
+        with pytest.raises(ValueError, match=name):
+            Recipe(**tiny_recipe(**kinds))
+        del kinds[name]
+    Recipe(**tiny_recipe())
+
+
+def test_a_recipe_that_was_changed_is_checked_again(tmp_path):
+    recipe = Recipe(**tiny_recipe(output_dir=str(tmp_path / "run")))
+    recipe.num_epochs = 0
+    with pytest.raises(ValueError, match="num_epochs is 0; expected at least 1"):
+        train(recipe)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_value_that_occurs_twice_is_written_twice(tmp_path):
+    shared = {"size": [1, 2]}
+    text = recipe_text({"data_options": shared, "image_processor": shared})
+    (tmp_path / "recipe.yaml").write_text(text)
+    assert read_recipe_file(tmp_path / "recipe.yaml") == {"data_options": shared, "image_processor": shared}
+
+
+@pytest.mark.parametrize("text", ["data: &a [1]\ndata_options: *a", "[" * 10_000, "#" * 2**21, "data: \x1b[2J"])
+def test_a_recipe_of_others_that_would_cost_much(tmp_path, text):
+    """Beside a model, where evaluate.py and app.py read it."""
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(ValueError, match="recipe.yaml (has|is) ") as caught:
+        data_of_model(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return str(tmp_path / "home")
+
+
+def test_the_home_folder(home, tmp_path):
+    options = {"image_folder": "~/pictures", "parts": [{"folder": "~/more"}], "exclude": "a~", "number": 1}
+    values = tiny_recipe(data="~/dataset.json", data_options=options, output_dir="~/run", word_vectors="~/glove.txt")
+    write_recipe_file(Recipe(**tiny_recipe()), tmp_path / "mine.yaml")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
+    for recipe in (Recipe(**values), parse_recipe([str(tmp_path / "mine.yaml")])):
+        assert (recipe.data, recipe.output_dir) == (f"{home}/dataset.json", f"{home}/run")
+        expected = {"image_folder": f"{home}/pictures", "parts": [{"folder": f"{home}/more"}]}
+        assert recipe.data_options == {**expected, "exclude": "a~", "number": 1}
+        # Opened with the home folder in its place, and written without.
+        assert (recipe.cache_folder, recipe.word_vectors) == ("~/.cache/omit_hf", "~/glove.txt")
+
+
+def test_the_home_folder_on_the_command_line(home, tmp_path):
+    (tmp_path / "home").mkdir()
+    write_recipe_file(Recipe(**tiny_recipe()), tmp_path / "home" / "mine.yaml")
+    options = ["--output_dir=~/run", "--data_options", '{"image_folder": "~/pictures"}', "--cache_folder", "~/states"]
+    recipe = parse_recipe(["~/mine.yaml", *options])
+    assert (recipe.output_dir, recipe.cache_folder) == (f"{home}/run", f"{home}/states")
+    assert recipe.data_options == {"image_folder": f"{home}/pictures"}
+
+
+def test_backbones_in_the_home_folder(home):
+    both = {"vision_config": None, "image_processor": None, "text_config": None}
+    recipe = Recipe(**tiny_recipe(**both, vision_model="~/resnet", text_model="~/bert"))
+    assert (recipe.vision_model, recipe.text_model) == (f"{home}/resnet", f"{home}/bert")
+    assert Recipe(**tiny_recipe(**both, clip_model="~/clip")).clip_model == f"{home}/clip"
+
+
+def test_other_variables_of_the_environment_stay(home):
+    assert Recipe(**tiny_recipe(output_dir="$HOME/run")).output_dir == "$HOME/run"

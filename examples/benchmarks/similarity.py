@@ -24,11 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser
 
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.cards import environment
-from omit_hf.command_line import HelpFormatter
+from omit_hf.command_line import CommandParser
 from omit_hf.data import ImageTextInputs, load_image_text
 from omit_hf.evaluation import retrieval_metrics
 from omit_hf.kernels.tiled import score_late_interaction
@@ -314,7 +313,7 @@ def recall_of_products(folder: str) -> None:
 
 
 def main() -> None:
-    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=HelpFormatter)
+    parser = CommandParser(Arguments, description=__doc__)
     [arguments] = parser.parse_args_into_dataclasses()
     if arguments.scale not in ("batch", "gallery", "all"):
         parser.error(f"scale is {arguments.scale!r}; expected 'batch', 'gallery' or 'all'")

@@ -149,7 +149,7 @@ class Comparison:
     def name_of(self, labels: dict) -> list[str]:
         """The parts of a run's name: its method, and each field that is not the base recipe's."""
         differ = {name: value for name, value in labels.items() if name != "matching" and value != self.base[name]}
-        method = labels.get("matching", self.base["matching"])
+        method = str(labels.get("matching", self.base["matching"]))
         return [method, *(f"{name}-{slug(value)}" for name, value in sorted(differ.items()))]
 
     def group_of(self, labels: dict) -> dict:
@@ -188,7 +188,8 @@ def matters(name: str, values: dict) -> bool:
 def slug(value) -> str:
     """A value as a part of a folder's name."""
     if isinstance(value, dict):
-        digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+        text = json.dumps(json.loads(json.dumps(value)), sort_keys=True)  # names as text, or they have no order
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return f"{value.get('model_type', 'options')}-{digest}"
     if isinstance(value, float):
         return f"{value:g}"

@@ -1,11 +1,10 @@
 """Plots of a grid, to be read in black and white and by the colour-blind too."""
 
 import os
-import typing
 from pathlib import Path
 
 from omit_hf.comparison.table import METRICS
-from omit_hf.training import recipe_types
+from omit_hf.modeling.matching_omit import MATCHING
 
 try:
     from matplotlib.figure import Figure
@@ -17,7 +16,7 @@ except ImportError as error:
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (4, 1, 1, 1)), (0, (2, 2)))
-METHODS = typing.get_args(recipe_types()["matching"])
+METHODS = tuple(MATCHING)
 AXES = {"regularization": "λ", "caption_noise": "share of shuffled captions"}
 RATIO_FOR_LOGARITHM = 10
 

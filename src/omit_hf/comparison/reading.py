@@ -4,10 +4,10 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
-from huggingface_hub.errors import StrictDataclassError
-
+from omit_hf.command_line import expanded
 from omit_hf.comparison.plan import RUN_FIELDS, Comparison, Grid, Search, matters
 from omit_hf.modeling.configuration_omit import check_fields
+from omit_hf.parsing import label, shown
 from omit_hf.training import Recipe, read_mapping, read_recipe_file, recipe_types, recipe_value
 
 KEYS = ("recipe", "overrides", "seeds", "settings", "search", "grids")
@@ -52,25 +52,25 @@ def read_comparison(file: str | Path, output_dir: str | Path) -> Comparison:
     content = read_mapping(file)
     check_fields(str(file), content, KEYS)
     recipe = content.get("recipe")
-    if not isinstance(recipe, str):
-        raise ValueError(f"{file}: recipe is {recipe!r}; expected the file of the base recipe.")
+    if not isinstance(recipe, str) or not recipe.isprintable():
+        raise ValueError(f"{file}: recipe is {shown(recipe)}; expected the file of the base recipe.")
     overrides = _values("overrides", content.get("overrides", {}), problems)
-    base = DEFAULTS | read_recipe_file(file.parent / recipe) | overrides
+    base = DEFAULTS | read_recipe_file(file.parent / expanded(recipe)) | overrides
     seeds = content.get("seeds", [0, 1, 2])
     grids = []
     for name, given in _mapping("grids", content.get("grids"), problems).items():
-        lists = _lists(f"grid {name}", given, problems)
+        lists = _lists(f"grid {label(name)}", given, problems)
         if not re.fullmatch(r"\w[\w.-]*", str(name)):
-            problems.append(f"the name of grid {name} is no file's; expected letters, digits, '_', '-' and '.'")
+            problems.append(f"the name of grid {label(name)} is no file's; expected letters, digits, '_', '-' and '.'")
         grids.append(Grid(str(name), lists, given.get("seeds", seeds) if isinstance(given, dict) else seeds))
     for grid in grids:
-        problems += _seeds(f"seeds of grid {grid.name}", grid.seeds)
+        problems += _seeds(f"seeds of grid {label(grid.name)}", grid.seeds)
     if not grids:
         problems.append("grids is empty; expected at least one")
     settings = {
         name: {
-            _text(name, value): _values(f"settings of {name} {value}", given, problems)
-            for value, given in _mapping(f"settings of {name}", by_value, problems).items()
+            _text(name, value): _values(f"settings of {label(name)} {label(value)}", given, problems)
+            for value, given in _mapping(f"settings of {label(name)}", by_value, problems).items()
         }
         for name, by_value in _mapping("settings", content.get("settings", {}), problems).items()
     }
@@ -107,7 +107,7 @@ def _stop(where, problems: list[str]) -> None:
 def _mapping(where: str, value, problems: list[str]) -> dict:
     if isinstance(value, dict):
         return value
-    problems.append(f"{where} is {value!r}; expected names and values")
+    problems.append(f"{where} is {shown(value)}; expected names and values")
     return {}
 
 
@@ -135,7 +135,7 @@ def _lists(where: str, given, problems: list[str]) -> dict[str, list]:
         if name == "seeds":
             continue
         if not isinstance(values, list) or not values:
-            problems.append(f"{where}: {name} is {values!r}; expected a list of values")
+            problems.append(f"{where}: {label(name)} is {shown(values)}; expected a list of values")
             continue
         checked = [each for value in values for each in _values(where, {name: value}, problems).values()]
         problems += _repeated(f"{where}: {name}", checked)
@@ -146,12 +146,12 @@ def _lists(where: str, given, problems: list[str]) -> dict[str, list]:
 def _repeated(where: str, values: list) -> list[str]:
     if all(value not in values[:number] for number, value in enumerate(values)):
         return []
-    return [f"{where} is {' '.join(map(str, values))}; expected each of them once"]
+    return [f"{where} is {label(' '.join(map(str, values)))}; expected each of them once"]
 
 
 def _seeds(where: str, seeds) -> list[str]:
     if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds):
-        return [f"{where} is {seeds!r}; expected a list of integers"]
+        return [f"{where} is {shown(seeds)}; expected a list of integers"]
     return _repeated(where, seeds)
 
 
@@ -175,8 +175,9 @@ def _search(given, problems: list[str]) -> Search | None:
     for name, kind in (("seed", int), ("product", bool), ("per", list)):
         value = given.get(name, getattr(search, name))
         if type(value) is not kind:
-            problems.append(f"{name} of search is {value!r}; expected {kind.__name__}")
-        setattr(search, name, value)
+            problems.append(f"{name} of search is {shown(value)}; expected {kind.__name__}")
+        else:
+            setattr(search, name, value)
     return search
 
 
@@ -195,14 +196,15 @@ def _conflicts(overrides: dict, grids: list[Grid], settings: dict, search: Searc
     if search:
         both = sorted(tried & set(search.overrides))
         problems += [f"{name} is among both the candidates and the overrides of search" for name in both]
-        unknown = [name for name in search.per if name not in varied | {"matching"}]
-        problems += [f"per of search has {name!r}; expected fields that a grid varies" for name in unknown]
+        unknown = [name for name in search.per if not isinstance(name, str) or name not in varied | {"matching"}]
+        problems += [f"per of search has {shown(name)}; expected fields that a grid varies" for name in unknown]
         if "matching" in varied and "matching" not in search.per:
             problems.append("per of search lacks 'matching', so one method would be tuned for all; put it in")
     for name, by_value in settings.items():
         known = {str(value) for grid in grids for value in grid.fields.get(name, ())}
         problems += [
-            f"settings are for {name} {value}, which no grid has; expected some of {', '.join(sorted(known)) or 'none'}"
+            f"settings are for {label(name)} {label(value)}, which no grid has; expected some of "
+            f"{', '.join(map(label, sorted(known))) or 'none'}"
             for value in by_value
             if value not in known
         ]
@@ -218,8 +220,6 @@ def _unfit(comparison: Comparison) -> list[str]:
     def see(where: str, make) -> None:
         try:
             run = make()
-        except StrictDataclassError as error:
-            problems.append(f"{where}: {error.__cause__}")
         except ValueError as error:
             problems.append(f"{where}: {error}")
         else:
@@ -229,7 +229,7 @@ def _unfit(comparison: Comparison) -> list[str]:
     for grid in comparison.grids:
         for labels in comparison.rows(grid):
             for seed in grid.seeds:
-                see(grid.name, lambda labels=labels, seed=seed: comparison.run(labels, seed))
+                see(label(grid.name), lambda labels=labels, seed=seed: comparison.run(labels, seed))
     if comparison.search is None or problems:
         return problems
     search, counts = comparison.search, {}

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-import yaml
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
@@ -28,8 +27,10 @@ from omit_hf.data.pictures import open_picture, stored_pictures
 from omit_hf.hub.endpoint import missing_code, named_code
 from omit_hf.modeling import OmitModel, OmitProcessor
 from omit_hf.modeling.backbones_omit import fit_tokenizer
+from omit_hf.parsing import parse_yaml
 from omit_hf.training.checkpoints import CARD_FILE, METRICS_FILE, RECIPE_FILE, recipe_changes
-from omit_hf.training.recipe import Recipe, read_recipe_file, recipe_text
+from omit_hf.training.recipe import Recipe
+from omit_hf.training.recipe_files import read_recipe_file, recipe_text
 
 SAMPLE_FILE, ALIGNMENT_FILE = "sample.png", "alignment.png"
 # Patterns of what goes to the Hub; whatever else is in a folder (checkpoints, logs, optimiser states) stays there.
@@ -212,11 +213,9 @@ def _finished(folder: Path) -> dict:
             raise ValueError(
                 f"The run in {folder} was not tested, so it has no results to publish; train with test on."
             )
-        metrics["recipe"] = asdict(Recipe(**metrics["recipe"]))
-        changes = recipe_changes(metrics["recipe"], Recipe(**read_recipe_file(folder / RECIPE_FILE)))
+        metrics["recipe"] = asdict(_recipe(folder, metrics["recipe"]))
+        changes = recipe_changes(metrics["recipe"], _recipe(folder, read_recipe_file(folder / RECIPE_FILE)))
         model_card(metrics)  # which needs all of it
-    except StrictDataclassError as error:
-        raise ValueError(f"The recipe in {folder} is not valid: {error.__cause__}") from error
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / METRICS_FILE} is not what a run writes: {error!r}.") from error
     if changes:
@@ -228,6 +227,13 @@ def _finished(folder: Path) -> dict:
     if missing:
         raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}, which a run writes; put back what was there.")
     return metrics
+
+
+def _recipe(folder: Path, fields: dict) -> Recipe:
+    try:
+        return Recipe(**fields)
+    except ValueError as error:
+        raise ValueError(f"The recipe in {folder} is not valid: {error}") from error
 
 
 def _loaded(folder: Path) -> tuple[OmitModel, OmitProcessor]:
@@ -336,10 +342,10 @@ def _replaced(api: HfApi, info: ModelInfo, publication: Publication, allowed: bo
 
 def _same_recipe(api: HfApi, info: ModelInfo, publication: Publication) -> bool:
     file = api.hf_hub_download(info.id, RECIPE_FILE, revision=info.sha)
-    ours = Recipe(**yaml.safe_load(publication.files[RECIPE_FILE]))
+    ours = Recipe(**parse_yaml(publication.files[RECIPE_FILE].decode(), RECIPE_FILE))
     try:
         return not recipe_changes(without_folders(asdict(Recipe(**read_recipe_file(file)))), ours)
-    except (ValueError, StrictDataclassError):  # of another version, or somebody else's recipe
+    except ValueError:  # of another version, or somebody else's recipe
         return False
 
 

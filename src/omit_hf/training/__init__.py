@@ -2,8 +2,8 @@
 
 from omit_hf.training.checkpoints import check_output_files, recipe_changes, write_atomically
 from omit_hf.training.loop import train, usable_cores, use_cpu_threads
-from omit_hf.training.recipe import (
-    Recipe,
+from omit_hf.training.recipe import Recipe
+from omit_hf.training.recipe_files import (
     data_of_model,
     load_split,
     parse_recipe,

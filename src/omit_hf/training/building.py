@@ -12,20 +12,6 @@ from omit_hf.modeling.backbones_omit import fit_tokenizer, pretrained_backbone, 
 from omit_hf.modeling.configuration_omit import check_fields
 from omit_hf.training.recipe import Recipe
 
-# Fields that a recipe and an OmitConfig share.
-SHARED_FIELDS = (
-    "projection_dim",
-    "matching",
-    "regularization",
-    "num_iterations",
-    "dustbin",
-    "marginals",
-    "backend",
-    "loss",
-    "margin",
-    "logit_scale_init_value",
-)
-
 
 def build_model(recipe: Recipe, train: Dataset) -> tuple[OmitModel, OmitProcessor]:
     """The untrained model of a recipe; backbones that it freezes have no gradient.
@@ -38,14 +24,11 @@ def build_model(recipe: Recipe, train: Dataset) -> tuple[OmitModel, OmitProcesso
         ValueError: if the recipe's configurations or image processor are none, or no word occurs often enough.
         OSError: if a pretrained backbone, its image processor or its tokenizer is not found.
     """
-    shared = {name: getattr(recipe, name) for name in SHARED_FIELDS}
-    if recipe.text_pooling is not None:
-        shared["text_pooling"] = recipe.text_pooling
     if recipe.clip_model is not None:
-        model = OmitModel.from_clip(recipe.clip_model, **shared)
+        model = OmitModel.from_clip(recipe.clip_model, **recipe.config_values())
         processor = OmitProcessor(_image_processor(recipe), pretrained_tokenizer(recipe.clip_model))
     else:
-        model, processor = _from_two_sides(recipe, train, shared)
+        model, processor = _from_two_sides(recipe, train)
     if not recipe.takes_regions:
         model.vision_encoder.backbone.requires_grad_(not recipe.freeze_vision)
         model.vision_encoder.batch_norm_frozen = recipe.freeze_batch_norm
@@ -53,7 +36,7 @@ def build_model(recipe: Recipe, train: Dataset) -> tuple[OmitModel, OmitProcesso
     return model, processor
 
 
-def _from_two_sides(recipe: Recipe, train: Dataset, shared: dict) -> tuple[OmitModel, OmitProcessor]:
+def _from_two_sides(recipe: Recipe, train: Dataset) -> tuple[OmitModel, OmitProcessor]:
     vision_backbone = text_backbone = None
     vision_config = recipe.vision_config
     if recipe.vision_model is not None:
@@ -68,7 +51,7 @@ def _from_two_sides(recipe: Recipe, train: Dataset, shared: dict) -> tuple[OmitM
         tokenizer = build_word_tokenizer(captions_of(train), recipe.min_word_count)
         vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
         text_config = {**recipe.text_config, **vocabulary}
-    settings = {**text_settings(tokenizer), **shared}
+    settings = {**text_settings(tokenizer), **recipe.config_values()}
     try:
         config = OmitConfig(vision_config=vision_config, text_config=text_config, **settings)
     except StrictDataclassError as error:

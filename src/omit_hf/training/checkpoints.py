@@ -12,7 +12,8 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from omit_hf.training.recipe import RECIPE_FILE, Recipe, read_recipe_file, write_recipe_file
+from omit_hf.training.recipe import Recipe
+from omit_hf.training.recipe_files import RECIPE_FILE, read_recipe_file, write_recipe_file
 
 METRICS_FILE, CARD_FILE = "metrics.json", "README.md"
 LOG_FILE = "train_log.jsonl"

@@ -62,6 +62,7 @@ def train(recipe: Recipe) -> dict:
         ValueError, OSError: for data, a model or an output folder that does not fit the recipe; before any training.
         FloatingPointError: if the loss is no longer a number; the last checkpoint is from before.
     """
+    recipe.validate()  # once more, for what was set since it was made
     if recipe.output_dir is None:
         raise ValueError("output_dir is None; expected a folder for the result.")
     if recipe.tensorboard and not is_tensorboard_available():

@@ -1,7 +1,6 @@
 """COCO's own `captions_{train,val}2014.json`, with the splits of Karpathy's JSON."""
 
 import collections
-import json
 from pathlib import Path
 
 from datasets import DatasetDict
@@ -9,6 +8,7 @@ from datasets import DatasetDict
 from omit_hf.data.schema import SPLITS, tidy
 from omit_hf.data.sources.karpathy import KARPATHY_SPLITS, read_karpathy
 from omit_hf.data.sources.picture_files import PictureFiles
+from omit_hf.parsing import parse_json
 
 CAPTION_FILES = {"captions_train2014.json": "train2014", "captions_val2014.json": "val2014"}
 
@@ -64,13 +64,13 @@ def _read_captions(file: Path) -> dict:
     if not file.is_file():
         raise FileNotFoundError(f"No {file.name} in {file.parent}; expected COCO's annotations, train and val of 2014.")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"), max_depth=None)
         for image in content["images"]:
             image["id"], image["file_name"]
         for each in content["annotations"]:
             each["image_id"], each["caption"].split
         return content
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{file} is no file of COCO's captions, which has 'images' (id, file_name) and 'annotations' (image_id, "
             f"caption): {error!r}."

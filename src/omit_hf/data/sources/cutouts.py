@@ -8,7 +8,6 @@ A drawing is any image that PIL reads. What is transparent is not part of it; of
 not that is connected to the border. A name holds of every concept that has it, and of no other.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tqdm.auto import tqdm
 from omit_hf.data.pictures import MAX_PIXELS
 from omit_hf.data.schema import DataError, tidy
 from omit_hf.data.sources.image_folder import text_lines
+from omit_hf.parsing import parse_json
 
 CUTOUTS = "cutouts.jsonl"
 PAPER = 245  # the least value of the channels of white paper
@@ -97,8 +97,8 @@ def read_cutouts(folder: str | Path) -> Cutouts:
 def _entry(line: str) -> tuple[str, str, str, list[str]]:
     """The fields of a line, tidy."""
     try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
+        entry = parse_json(line)
+    except ValueError as error:
         raise ValueError(f"no JSON ({error})") from error
     if not isinstance(entry, dict):
         raise ValueError(f"{entry!r:.40} is no object; expected one with file, concept, style and names")

@@ -1,12 +1,12 @@
 """A folder of images with `metadata.jsonl` in each split, the layout of `imagefolder` in `datasets`."""
 
-import json
 from pathlib import Path
 
 from datasets import DatasetDict
 
 from omit_hf.data.schema import SPLITS, tidy
 from omit_hf.data.sources.picture_files import PictureFiles
+from omit_hf.parsing import parse_json
 
 METADATA = "metadata.jsonl"
 
@@ -42,14 +42,14 @@ def load_image_folder(folder: str | Path, caption_field: str = "text") -> Datase
                 continue
             where = f"{split}/{METADATA} line {number}"
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 name, found = entry["file_name"], entry[caption_field]
                 if not isinstance(found, str | list):
                     raise TypeError(f"{caption_field} is {found!r:.40}; expected a text or a list")
                 found = [tidy(caption) for caption in ([found] if isinstance(found, str) else found)]
                 first_lines.setdefault(name, where)
                 captions.setdefault(name, []).extend(found)
-            except json.JSONDecodeError as error:
+            except ValueError as error:
                 files.problems.append(f"{where}: no JSON ({error})")
             except KeyError as error:
                 fields = ", ".join(entry)

@@ -1,12 +1,12 @@
 """Karpathy JSON and a folder of images, the usual form of Flickr30K and COCO, to the schema of `omit_hf.data`."""
 
-import json
 from pathlib import Path
 
 from datasets import DatasetDict
 
 from omit_hf.data.schema import SPLITS, tidy
 from omit_hf.data.sources.picture_files import PictureFiles
+from omit_hf.parsing import parse_json
 
 KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
 
@@ -58,8 +58,8 @@ def read_karpathy(annotations: str | Path) -> list[dict]:
             f"No annotations at {annotations}; expected a Karpathy JSON such as dataset_flickr30k.json."
         )
     try:
-        return list(json.loads(annotations.read_text(encoding="utf-8"))["images"])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        return list(parse_json(annotations.read_text(encoding="utf-8"), max_depth=None)["images"])
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{annotations} is no Karpathy JSON, which has a list 'images': {error!r}.") from error
 
 

@@ -1,6 +1,5 @@
 """From tables of `datasets`, with columns and splits of any name, to the schema of `omit_hf.data`."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from datasets import (
 
 from omit_hf.data.schema import FEATURES, SPLIT_NAMES, SPLITS, DataError, listed, tidy
 from omit_hf.data.sources.picture_files import PictureFiles
+from omit_hf.parsing import parse_json
 
 KEPT = ("width", "height", "boxes")  # columns of the schema that a table may have too
 
@@ -94,9 +94,10 @@ def _as_list(value) -> list[str]:
 
 def _as_json(value) -> list[str]:
     try:
-        return _as_list(json.loads(value))
-    except (TypeError, json.JSONDecodeError) as error:
+        found = parse_json(value)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{value!r:.60} is no JSON list ({error})") from error
+    return _as_list(found)
 
 
 def _as_lines(value) -> list[str]:

@@ -1,0 +1,126 @@
+"""YAML and JSON that others wrote, read within bounds, and how their values are quoted in messages.
+
+A recipe may come with a model of the Hub, so a small file must not cost much: no aliases, which make a billion values
+of nine lines, no tags, and caps on size, depth and the length of numbers.
+"""
+
+import json
+from pathlib import Path
+
+import yaml
+from yaml.events import AliasEvent
+from yaml.nodes import Node, ScalarNode
+
+MAX_BYTES = 2**20
+MAX_DEPTH = 50  # of lists and mappings within each other; a recipe has five
+MAX_NUMBER = 100  # characters; YAML reads 1:30:00 as a number too, and a long one of this kind takes minutes
+MAX_SHOWN = 80  # characters of a value in a message
+
+
+def shown(value) -> str:
+    """A value for a message: its repr, cut where it is long."""
+    return _cut(repr(value))
+
+
+def label(name) -> str:
+    """A name for a message: as it is, or its repr where it would spoil the line; cut where it is long."""
+    text = str(name)
+    return _cut(text) if text.isprintable() else shown(text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
+
+
+def read_yaml(file: str | Path):
+    """What a YAML file holds.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is larger than 1 MiB, and what `parse_yaml` raises.
+    """
+    with Path(file).open("rb") as stream:
+        content = stream.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{file} is larger than {MAX_BYTES} bytes; expected a smaller file, of fields and values.")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no YAML: {error}; expected UTF-8.") from error
+    return parse_yaml(text, file)
+
+
+def parse_yaml(text: str, where: str | Path):
+    """What YAML says: mappings, lists, text, numbers, booleans and None. A date is text.
+
+    Raises:
+        ValueError: if it is no YAML, has anchors, aliases or tags, or is nested too deep; begins with `where`.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except _Refused as error:
+        raise ValueError(f"{where} has {error}.") from None
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{where} is no YAML: {label(error.problem)}{line}.") from error
+    except (yaml.YAMLError, ValueError) as error:  # a control character; 0b_, which it takes for a number
+        raise ValueError(f"{where} is no YAML: {label(' '.join(str(error).split()))}.") from error
+
+
+class _Refused(Exception):
+    """YAML that is not read here."""
+
+    def __init__(self, what: str, event):
+        super().__init__(f"{what}, in line {event.start_mark.line + 1}")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe, and no slower than the length of the text allows."""
+
+    depth = 0
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent, index) -> Node:
+        event = self.peek_event()
+        if isinstance(event, AliasEvent) or event.anchor is not None:
+            raise _Refused("an anchor or alias (& or *); expected every value written out", event)
+        if event.tag is not None:
+            raise _Refused("a tag (!); expected plain values", event)
+        if self.depth == MAX_DEPTH:
+            raise _Refused(f"values nested more than {MAX_DEPTH} deep", event)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        if isinstance(node, ScalarNode) and len(node.value) > MAX_NUMBER and not node.tag.endswith(":str"):
+            raise _Refused(f"a number of more than {MAX_NUMBER} characters", event)
+        return node
+
+
+def parse_json(text: str, max_depth: int | None = MAX_DEPTH):
+    """What JSON says.
+
+    Args:
+        text: JSON.
+        max_depth: of lists and mappings within each other; None for what Python reads, without a look at every value.
+
+    Raises:
+        ValueError: if it is no JSON, or nested too deep.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("values nested too deep") from None
+    if max_depth is not None and _is_deeper(value, max_depth):
+        raise ValueError(f"values nested more than {max_depth} deep")
+    return value
+
+
+def _is_deeper(value, depth: int) -> bool:
+    """Whether lists and mappings lie within each other more than so deep."""
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return depth == 0 or any(_is_deeper(each, depth - 1) for each in inner)

@@ -1,0 +1,54 @@
+"""Fields of a recipe that are fields of `OmitConfig`, where alone their types, defaults and help stand."""
+
+import inspect
+import re
+from dataclasses import field, fields
+
+from omit_hf.modeling.configuration_omit import OmitConfig
+from omit_hf.modeling.matching_omit import MATCHING
+
+TYPES_AND_DEFAULTS = {each.name: (each.type, each.default) for each in fields(OmitConfig)}
+
+
+def option(default, help: str, **of_argparse):
+    """A field of a recipe, which is an option of the command line."""
+    metadata = {"help": help, **of_argparse}
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+class OfConfig:
+    """Stands for a field of `OmitConfig` in the body of a dataclass, and becomes it as soon as the body ends.
+
+    Args:
+        otherwise: what None does, which is then the default.
+    """
+
+    names: list[str] = []  # of all of them
+
+    def __init__(self, otherwise: str | None = None):
+        self.otherwise = otherwise
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        kind, default = TYPES_AND_DEFAULTS[name]
+        help = HELP.get(name, "")
+        if kind == float | int:  # a command line has one type, and a recipe file is read with it
+            kind = float
+        if self.otherwise is not None:
+            kind, default, help = kind | None, None, f"{help} {self.otherwise}"
+        owner.__annotations__[name] = kind
+        setattr(owner, name, option(default, help, **({"choices": list(MATCHING)} if name == "matching" else {})))
+        self.names.append(name)
+
+
+def _help() -> dict[str, str]:
+    """What the docstring of `OmitConfig` says of each of its arguments."""
+    arguments = inspect.cleandoc(OmitConfig.__doc__ or "").partition("\nArgs:\n")[2].partition("\n\n")[0]
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", arguments, flags=re.MULTILINE)
+    texts = {name: " ".join(text.split()) for name, text in entries}
+    # The first word is capitalised, but not a symbol such as λ.
+    return {name: text[0].upper() + text[1:] if re.match("[a-z]{2}", text) else text for name, text in texts.items()}
+
+
+HELP = _help()

@@ -1,0 +1,136 @@
+"""Recipes from files and command lines, and back into files."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+from datasets import Dataset
+from huggingface_hub import hf_hub_download
+
+from omit_hf.command_line import CommandParser
+from omit_hf.data import check_data, load_image_text
+from omit_hf.modeling.configuration_omit import check_fields
+from omit_hf.parsing import read_yaml, shown
+from omit_hf.training.recipe import TYPES, Recipe
+from omit_hf.training.recipe_fields import DataFields, LossFields, ModelFields, OptimisationFields, RunFields
+
+RECIPE_FILE = "recipe.yaml"  # beside the model
+
+
+def parse_recipe(arguments: Sequence[str] | None = None, description: str | None = None) -> Recipe:
+    """The recipe of a command line: `[RECIPE.yaml] [--field value …]`. Exits with status 2 on what is wrong with it."""
+    groups = [DataFields, ModelFields, LossFields, OptimisationFields, RunFields]
+    parser = CommandParser(groups, description=description, allow_abbrev=False)
+    parser.add_argument(
+        "recipe_file", nargs="?", metavar="RECIPE.yaml", help="Recipe; the options override its fields."
+    )
+    file = parser.parse_known_args(arguments)[0].recipe_file
+    try:
+        of_file = Namespace(**read_recipe_file(file) if file is not None else {})
+        values = vars(parser.parse_args(arguments, of_file))
+        del values["recipe_file"]
+        if values["output_dir"] is None:
+            values["output_dir"] = str(Path("outputs") / Path(file or "omit").stem)
+        return Recipe(**values)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
+def read_recipe_file(file: str | Path) -> dict:
+    """The fields that a recipe file sets.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is no YAML mapping, or names a field that a recipe does not have.
+    """
+    values = read_mapping(file)
+    check_fields(str(file), values, TYPES)
+    return {name: recipe_value(str(file), name, value) for name, value in values.items()}
+
+
+def read_mapping(file: str | Path) -> dict:
+    """What a YAML file maps.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is no YAML mapping, or one that `parse_yaml` does not read.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"No recipe at {file}; examples/configs has some.")
+    values = read_yaml(file)
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} holds {type(values).__name__}; expected fields and their values.")
+    return values
+
+
+def recipe_types() -> dict:
+    """The fields of a recipe and their types."""
+    return dict(TYPES)
+
+
+def recipe_value(where: str, name: str, value):
+    """The value of a field as YAML reads it, with numbers for fields that are: YAML reads 1 as an integer, and 1e-3 as
+    text.
+
+    Raises:
+        ValueError: if it is no number where one is expected; begins with `where`.
+    """
+    if TYPES[name] in (int, float) and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            return TYPES[name](value)
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"{where}: {name} is {shown(value)}; expected a number.") from error
+    return value
+
+
+def data_of_model(model: str | Path, data: str | None = None, data_options: dict | None = None) -> tuple[str, dict]:
+    """The source and the options of the data to measure a published model on.
+
+    Args:
+        model: folder or Hub id.
+        data: any source that training takes; by default what the recipe beside the model says.
+        data_options: of the loader; over those of the recipe, where that gives the data.
+
+    Raises:
+        OSError: if there is no recipe beside the model, and no data are given.
+    """
+    if data is not None:
+        return data, data_options or {}
+    if Path(model).is_dir() and not (Path(model) / RECIPE_FILE).is_file():
+        raise FileNotFoundError(f"{model} has no {RECIPE_FILE} that names its data; give --data.")
+    file = Path(model) / RECIPE_FILE if Path(model).is_dir() else hf_hub_download(str(model), RECIPE_FILE)
+    recipe = Recipe(**read_recipe_file(file))
+    return recipe.data, {**(recipe.data_options or {}), **(data_options or {})}
+
+
+def load_split(data: str, data_options: dict, split: str) -> Dataset:
+    """One split of a source, checked.
+
+    Raises:
+        ValueError: if there is no such split, or with all that is wrong with it; and what `load_image_text` raises.
+    """
+    splits = load_image_text(data, **data_options)
+    if split not in splits:
+        raise ValueError(f"split is {split!r}; expected one of {', '.join(splits)}.")
+    check_data(splits, [split])
+    return splits[split]
+
+
+def write_recipe_file(recipe: Recipe, file: str | Path) -> None:
+    """Write a recipe in the form that `read_recipe_file` reads."""
+    Path(file).write_text(recipe_text(asdict(recipe)), encoding="utf-8")
+
+
+def recipe_text(fields: dict) -> str:
+    """The content of a recipe file."""
+    return yaml.dump(fields, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes a value that occurs twice twice, since aliases are not read."""
+
+    def ignore_aliases(self, data) -> bool:
+        return True
