@@ -202,7 +202,8 @@ class OmitModel(OmitPreTrainedModel):
                 f"attention_mask has shape {tuple(attention_mask.shape)}; expected that of input_ids, {shape}."
             )
         if text_states is not None and (text_states.ndim != 3 or text_states.shape[:2] != shape):
-            raise ValueError(f"text_states has shape {tuple(text_states.shape)}; expected {[*shape, 'width']}.")
+            found, wanted = tuple(text_states.shape), [*shape, "width"]
+            raise ValueError(f"text_states has shape {found}; expected {wanted}, a state for each of input_ids.")
         encoded = self.text_encoder(input_ids, attention_mask, text_states, **kwargs)
         return normalize_features(*encoded, self.dtype)
 
@@ -305,7 +306,7 @@ class OmitModel(OmitPreTrainedModel):
             raise ValueError(f"negatives is {negatives!r}; expected 'hardest' or 'all'.")
         pairs, captions = len(image.embeds), len(text.embeds)
         if pairs != captions:
-            raise ValueError(f"The loss got {pairs} images and {captions} captions; expected caption n with image n.")
+            raise ValueError(f"The loss got {pairs} images and {captions} captions; expected as many, n with n.")
         own = torch.arange(pairs, device=image.embeds.device)
         all_ids = image_ids = own if image_ids is None else image_ids
         if image_ids.shape != own.shape:

@@ -82,12 +82,11 @@ class Backend(NamedTuple):
     """One way to score all pairs.
 
     Args:
-        transport: takes two [`Side`]s and [`TransportOptions`], checked; gives [B_i, B_t], or raises [`CannotServe`]
-            before it has begun.
-        late_interaction: takes two sides, whose mass is a mask, a temperature and a matmul_dtype; see
-            `alignment_heads_omit`. None where plain torch does it.
-        device: the type of device for which `auto` considers it; None for none.
-        min_entries: how many cosines there must be for `auto` to consider it.
+        transport: gives [B_i, B_t] of two checked sides, or raises [`CannotServe`] before it has begun.
+        late_interaction: the same of sides whose mass is a mask, a temperature and a matmul_dtype (see
+            `MaxSimMatching`); None where plain torch does it.
+        device: type of device for which `auto` considers it; None for none.
+        min_entries: number of cosines from which `auto` considers it.
         matmul_dtypes: those that it knows.
     """
 
@@ -229,13 +228,7 @@ def register_backend(name: str, backend: Backend) -> None:
 
 
 def candidate_backends(name: str, device: str, entries: int, matmul_dtype: str = "float32") -> list[str]:
-    """Names of the backends to try in turn, one at least, where `name` may be `auto`.
-
-    Args:
-        name: as `TransportOptions.backend`.
-        device: type of the device, such as `cpu`.
-        entries: number of cosines of all pairs.
-        matmul_dtype: what the backend must know, checked.
+    """Names of the backends to try in turn, one at least, for so many cosines on a type of device.
 
     Raises:
         ValueError: if there is none of the name.
@@ -266,11 +259,7 @@ def candidate_backends(name: str, device: str, entries: int, matmul_dtype: str =
 
 
 def check_rows(image_rows: Tensor, text_rows: Tensor, backend: str, matmul_dtype: str) -> None:
-    """See that rows are floating-point numbers, and that their cosines can be multiplied out in `matmul_dtype`.
-
-    Raises:
-        ValueError: if not.
-    """
+    """Raise `ValueError` unless rows are floating-point numbers and can be multiplied out in `matmul_dtype`."""
     for side, rows in (("image", image_rows), ("text", text_rows)):
         if not rows.is_floating_point():
             raise ValueError(
