@@ -9,11 +9,12 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from tiny import TEXT, tiny_config
+from tiny import TEXT, tiny_config, tiny_recipe
 from transformers import ViTImageProcessor
 
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.data import build_word_tokenizer, load_scenes
+from omit_hf.training import Recipe, write_recipe_file
 
 torch.set_num_threads(1)
 
@@ -60,3 +61,12 @@ def processor(scenes) -> OmitProcessor:
 def scenes_model(processor) -> OmitModel:
     torch.manual_seed(0)
     return OmitModel(tiny_config(text_config={**TEXT, "vocab_size": len(processor.tokenizer)})).eval()
+
+
+@pytest.fixture
+def published(scenes_model, processor, tmp_path):
+    """Folder of a model with its processor and recipe, as a run leaves it."""
+    scenes_model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    write_recipe_file(Recipe(**tiny_recipe()), tmp_path / "model" / "recipe.yaml")
+    return tmp_path / "model"

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import softmax
-from samples import features, head_of, item
+from samples import SIDES, features, head_of, item
 
 from omit_hf.kernels.tiled import problem as tiles
 from omit_hf.modeling import OmitFeatures
@@ -52,12 +52,7 @@ BACKENDS = [*[(name, "auto") for name in ORACLES], *[(name, "reference") for nam
 
 @pytest.mark.parametrize(("name", "backend"), BACKENDS)
 @settings(max_examples=25, deadline=None)
-@given(
-    seed=st.integers(0, 2**31),
-    image_counts=st.lists(st.integers(0, 6), min_size=1, max_size=3),
-    text_counts=st.lists(st.integers(0, 5), min_size=1, max_size=3),
-    padding=st.integers(1, 3),
-)
+@given(**SIDES, padding=st.integers(1, 3))
 def test_score_is_that_of_a_double_loop(name, backend, seed, image_counts, text_counts, padding):
     image, text = features(seed, image_counts, padding), features(seed + 1, text_counts, padding)
     similarity = head_of(name, backend=backend)(image, text)

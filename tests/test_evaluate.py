@@ -25,7 +25,6 @@ from omit_hf.evaluation import (
     split_similarity,
 )
 from omit_hf.evaluation.protocols import prepare
-from omit_hf.training import Recipe, write_recipe_file
 
 EVALUATE = Path(__file__).parents[1] / "examples" / "evaluate.py"
 CARD = "---\nlibrary_name: transformers\nlicense: apache-2.0\n---\n\n# A model\n\nText.\n"
@@ -37,14 +36,6 @@ def accelerate_begins_anew(monkeypatch):
     AcceleratorState._reset_state(True)
     yield
     AcceleratorState._reset_state(True)
-
-
-@pytest.fixture
-def published(scenes_model, processor, tmp_path):
-    scenes_model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    write_recipe_file(Recipe(**tiny_recipe()), tmp_path / "model" / "recipe.yaml")
-    return tmp_path / "model"
 
 
 @pytest.fixture

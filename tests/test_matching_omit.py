@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from samples import ALIGNING, POOLING, features, head_of
+from samples import ALIGNING, POOLING, features, head_of, reordered
 
 from omit_hf.modeling import OmitFeatures, matching_omit
 from omit_hf.modeling.matching_omit import MatchingHead, topk_similarity
@@ -30,9 +30,7 @@ class TestInvariance:
         head = head_of(name, **options)
         image, text = features(1, [5, 2]), features(2, [4, 3, 1])
         order = torch.randperm(5)
-        shuffled = OmitFeatures(
-            embeds=image.embeds[:, order], mask=image.mask[:, order], norms=image.norms[:, order], pooled=image.pooled
-        )
+        shuffled = reordered(image, order)
         torch.testing.assert_close(head(shuffled, text), head(image, text), rtol=1e-12, atol=1e-14)
 
     def test_tiles_with_an_uneven_last_one(self, name, options):
@@ -124,9 +122,7 @@ class TestAlignment:
         head = head_of(name, **options)
         image, text = features(1, [5, 2]), features(2, [4, 3, 1])
         order = torch.randperm(5)
-        shuffled = OmitFeatures(
-            embeds=image.embeds[:, order], mask=image.mask[:, order], norms=image.norms[:, order], pooled=image.pooled
-        )
+        shuffled = reordered(image, order)
         torch.testing.assert_close(head.match(shuffled, text).alignment, head.match(image, text).alignment[:, :, order])
 
     def test_is_empty_without_fragments(self, name, options):

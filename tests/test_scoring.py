@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import TEXT, tiny_config, tiny_recipe
+from tiny import TEXT, tiny_config
 
 from omit_hf import OmitConfig, OmitModel
 from omit_hf.data import ImageTextInputs
 from omit_hf.evaluation import evaluate_split, same_side_similarity, scoring
-from omit_hf.training import Recipe, write_recipe_file
 
 EVALUATE = Path(__file__).parents[1] / "examples" / "evaluate.py"
 
@@ -105,14 +104,6 @@ def test_without_all_true_pairs_there_is_no_map(scenes, scenes_model, processor)
     metrics, _ = evaluate_split(scenes_model, processor, split, progress=False)
     assert "i2t_map" not in metrics
     assert "rsum" in metrics
-
-
-@pytest.fixture
-def published(scenes_model, processor, tmp_path):
-    scenes_model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    write_recipe_file(Recipe(**tiny_recipe()), tmp_path / "model" / "recipe.yaml")
-    return tmp_path / "model"
 
 
 def evaluate(*command) -> subprocess.CompletedProcess:

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import pair_score, score_bound
-from samples import TRANSPORTING, features, head_of, item
+from samples import SIDES, TRANSPORTING, features, head_of, item
 
 from omit_hf import partial_sinkhorn_similarity
 from omit_hf.modeling import OmitFeatures, transport_omit
@@ -25,9 +25,7 @@ def arguments(image, text):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    seed=st.integers(0, 2**31),
-    image_counts=st.lists(st.integers(0, 6), min_size=1, max_size=3),
-    text_counts=st.lists(st.integers(0, 5), min_size=1, max_size=3),
+    **SIDES,
     padding=st.integers(0, 2),
     regularization=st.floats(0.01, 1),
     num_iterations=st.integers(1, 50),

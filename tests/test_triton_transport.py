@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from oracles import score_bounds
+from samples import SIDES
 from tiny import PROGRAMS
 from transporting import transport, transport_by
 
@@ -88,9 +89,7 @@ def assert_parity(arguments: dict, weights: torch.Tensor | None = None, **option
 
 @settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
-    seed=st.integers(0, 2**31),
-    image_counts=st.lists(st.integers(0, 20), min_size=1, max_size=3),
-    text_counts=st.lists(st.integers(0, 18), min_size=1, max_size=3),
+    **SIDES | {name: st.lists(st.integers(0, 20), min_size=1, max_size=3) for name in ("image_counts", "text_counts")},
     padding=st.integers(0, 2),
     width=st.integers(1, 40),
     per_pair=st.booleans(),

@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from hypothesis import strategies as st
 from tiny import tiny_config
 from torch import nn
 
@@ -9,6 +10,12 @@ from omit_hf.modeling import OmitFeatures
 from omit_hf.modeling.matching_omit import MATCHING, MatchingHead
 
 WIDTH = 16
+# What `features` takes of both sides, for hypothesis: items with few fragments, some with none.
+SIDES = {
+    "seed": st.integers(0, 2**31),
+    "image_counts": st.lists(st.integers(0, 6), min_size=1, max_size=3),
+    "text_counts": st.lists(st.integers(0, 5), min_size=1, max_size=3),
+}
 
 
 def features(seed, counts, padding=0, dtype=torch.float64, width=WIDTH) -> OmitFeatures:
@@ -27,6 +34,12 @@ def features(seed, counts, padding=0, dtype=torch.float64, width=WIDTH) -> OmitF
         pooled=F.normalize(pooled, dim=-1).to(dtype),
         norms=embeds.norm(dim=-1).to(torch.promote_types(dtype, torch.float32)),
     )
+
+
+def reordered(side: OmitFeatures, order: torch.Tensor) -> OmitFeatures:
+    """The same items with their fragments in another order."""
+    parts = {name: side[name][:, order] for name in ("embeds", "mask", "norms")}
+    return OmitFeatures(pooled=side.pooled, **parts)
 
 
 def item(side: OmitFeatures, number: int) -> dict:

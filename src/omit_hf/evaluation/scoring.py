@@ -34,16 +34,7 @@ class EncodedSplit:
     caption_order: torch.Tensor
 
 
-def evaluate_split(
-    model,
-    processor,
-    split: Dataset,
-    *,
-    batch_size: int = 128,
-    memory_budget: int = 2**26,
-    progress: bool = True,
-    seconds: dict[str, float] | None = None,
-) -> tuple[dict[str, float], np.ndarray]:
+def evaluate_split(model, processor, split: Dataset, **options) -> tuple[dict[str, float], np.ndarray]:
     """Retrieval metrics of a model on a split.
 
     Under several processes of Accelerate each encodes and scores a share of the images; all get the same result.
@@ -53,10 +44,7 @@ def evaluate_split(
         processor: `OmitProcessor`.
         split: in the schema of `omit_hf.data`. Where it lists all `relevant_captions`, mean average precision, mAP@R
             and R-precision over them are measured as well.
-        batch_size: images or captions encoded at once.
-        memory_budget: bytes for the intermediate results of scoring a tile of pairs.
-        progress: show progress bars (on the main process).
-        seconds: takes the time that `encoding` and `scoring` took, under these names.
+        options: `batch_size`, `memory_budget`, `progress` and `seconds` of [`split_similarity`].
 
     Returns:
         Metrics, as `pairs_metrics` names them, and the similarity, float32 [N_i, N_t].
@@ -65,7 +53,6 @@ def evaluate_split(
         ValueError: if `batch_size` or `memory_budget` is below 1, the processor's tokenizer has more tokens than the
             model, a picture cannot be read, or a score is NaN.
     """
-    options = {"batch_size": batch_size, "memory_budget": memory_budget, "progress": progress, "seconds": seconds}
     similarity = split_similarity(model, processor, split, **options)
     return pairs_metrics(similarity, SplitPairs.of(split)), similarity
 
@@ -80,7 +67,18 @@ def split_similarity(
     progress: bool = True,
     seconds: dict[str, float] | None = None,
 ) -> np.ndarray:
-    """Similarity of a split's images and captions, float32 [N_i, N_t]; takes and raises what `evaluate_split` does."""
+    """Similarity of a split's images and captions, float32 [N_i, N_t].
+
+    Args:
+        model, processor, split: as `evaluate_split` takes them.
+        batch_size: images or captions encoded at once.
+        memory_budget: bytes for the intermediate results of scoring a tile of pairs.
+        progress: show progress bars (on the main process).
+        seconds: takes the time that `encoding` and `scoring` took, under these names.
+
+    Raises:
+        ValueError: as `evaluate_split`.
+    """
     inputs = _checked_inputs(model, processor, split, batch_size, memory_budget)
     with _evaluating(model):
         started = time.perf_counter()
