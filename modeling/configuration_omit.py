@@ -159,7 +159,7 @@ class OmitConfig(PreTrainedConfig):
 
     def validate_matching(self):
         if self.matching not in MATCHING:
-            raise ValueError(f"matching is {self.matching!r}; expected one of {', '.join(map(repr, MATCHING))}.")
+            raise ValueError(f"matching is {self.matching!r:.80}; expected one of {', '.join(map(repr, MATCHING))}.")
         if self.projection_dim < 1:
             raise ValueError(f"projection_dim is {self.projection_dim}; expected at least 1.")
         if not 0 < self.regularization < math.inf:

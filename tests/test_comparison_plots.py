@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omit_hf.comparison.plots import METHODS, cost, curve, plots, save_plots, style_of
+from omit_hf.comparison.plots import cost, curve, plots, save_plots, style_of
 from omit_hf.comparison.spread import spread
+from omit_hf.modeling.matching_omit import MATCHING
 
 
 def found(fields, rows):
@@ -97,9 +98,9 @@ def test_files(tmp_path):
 
 
 def test_methods_are_told_apart_without_colours():
-    styles = [style_of(method) for method in METHODS]
+    styles = [style_of(method) for method in MATCHING]
     for name in ("marker", "linestyle", "color"):
-        assert len({str(style[name]) for style in styles}) == len(METHODS)
+        assert len({str(style[name]) for style in styles}) == len(MATCHING)
 
 
 def test_without_matplotlib(tmp_path):

@@ -92,7 +92,9 @@ def test_help_explains_every_field(capsys):
         ("- a\n- b", "holds list; expected fields"),
         ("a: [", "is no YAML"),
         ("learning_rate: fast", "learning_rate is 'fast'; expected a number"),
-        ("matching: emd", "matching"),
+        ("matching: emd", "matching is 'emd'; expected one of 'omit', 'ot'"),
+        ("matching: [omit]", r"matching is \['omit'\]; expected str"),
+        (f"matching: {'x' * 1000}", r"matching is 'x{79}; expected one of 'omit', 'ot'"),
         ("freeze_text: 3", "freeze_text"),
         ("decay_epochs: 3", "decay_epochs"),
         ("num_epochs: 0", "num_epochs is 0; expected at least 1"),
@@ -237,6 +239,16 @@ def test_help_has_the_groups_and_the_heads(capsys):
     groups = re.findall(r"^(\w+):$", shown, flags=re.MULTILINE)
     assert groups == ["options", "data", "model", "loss", "optimisation", "run"]
     assert f"--matching {{{','.join(MATCHING)}}}" in shown
+    for name, head in MATCHING.items():
+        assert f"{name} {head.title}: {head.summary}" in " ".join(shown.split())
+
+
+def test_a_head_that_is_added_can_be_chosen(monkeypatch):
+    monkeypatch.setitem(MATCHING, "another", MATCHING["mean"])
+    options = ["--clip_model", "clip", "--matching"]
+    assert parse_recipe([*options, "another"]).matching == "another"
+    with pytest.raises(SystemExit):
+        parse_recipe([*options, "other"])
 
 
 def test_fields_are_written_in_the_order_of_the_groups():

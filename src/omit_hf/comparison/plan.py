@@ -179,9 +179,10 @@ class Comparison:
 def matters(name: str, values: dict) -> bool:
     """Whether the head and the loss of a recipe's values read a field."""
     if name in READ_BY_HEADS:
-        return values["matching"] not in MATCHING or name in MATCHING[values["matching"]].fields
+        head = MATCHING.get(str(values["matching"]))
+        return head is None or name in head.fields
     if name in READ_BY_LOSSES:
-        return name in LOSS_FIELDS.get(values["loss"], ())
+        return name in LOSS_FIELDS.get(str(values["loss"]), ())
     return True
 
 

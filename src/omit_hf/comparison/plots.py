@@ -16,7 +16,6 @@ except ImportError as error:
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (4, 1, 1, 1)), (0, (2, 2)))
-METHODS = tuple(MATCHING)
 AXES = {"regularization": "λ", "caption_noise": "share of shuffled captions"}
 RATIO_FOR_LOGARITHM = 10
 
@@ -120,7 +119,7 @@ def cost(found: dict) -> Figure:
 
 def style_of(method: str) -> dict:
     """Colour, marker and dashes of a method, the same in every plot."""
-    number = METHODS.index(method) if method in METHODS else 0
+    number = list(MATCHING).index(method) if method in MATCHING else 0
     return {
         "color": COLOURS[number % len(COLOURS)],
         "marker": MARKERS[number % len(MARKERS)],

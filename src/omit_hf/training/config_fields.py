@@ -38,7 +38,7 @@ class OfConfig:
         if self.otherwise is not None:
             kind, default, help = kind | None, None, f"{help} {self.otherwise}"
         owner.__annotations__[name] = kind
-        setattr(owner, name, option(default, help, **({"choices": list(MATCHING)} if name == "matching" else {})))
+        setattr(owner, name, option(default, help, **({"choices": MATCHING} if name == "matching" else {})))
         self.names.append(name)
 
 

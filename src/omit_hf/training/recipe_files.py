@@ -1,5 +1,6 @@
 """Recipes from files and command lines, and back into files."""
 
+import textwrap
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from huggingface_hub import hf_hub_download
 from omit_hf.command_line import CommandParser
 from omit_hf.data import check_data, load_image_text
 from omit_hf.modeling.configuration_omit import check_fields
+from omit_hf.modeling.matching_omit import MATCHING
 from omit_hf.parsing import read_yaml, shown
 from omit_hf.training.recipe import TYPES, Recipe
 from omit_hf.training.recipe_fields import DataFields, LossFields, ModelFields, OptimisationFields, RunFields
@@ -22,7 +24,7 @@ RECIPE_FILE = "recipe.yaml"  # beside the model
 def parse_recipe(arguments: Sequence[str] | None = None, description: str | None = None) -> Recipe:
     """The recipe of a command line: `[RECIPE.yaml] [--field value …]`. Exits with status 2 on what is wrong with it."""
     groups = [DataFields, ModelFields, LossFields, OptimisationFields, RunFields]
-    parser = CommandParser(groups, description=description, allow_abbrev=False)
+    parser = CommandParser(groups, description=description, epilog=_heads(), allow_abbrev=False)
     parser.add_argument(
         "recipe_file", nargs="?", metavar="RECIPE.yaml", help="Recipe; the options override its fields."
     )
@@ -36,6 +38,15 @@ def parse_recipe(arguments: Sequence[str] | None = None, description: str | None
         return Recipe(**values)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+
+
+def _heads() -> str:
+    """The heads that --matching chooses from, for the end of the help."""
+    lines = ["heads of --matching:"]
+    for name, head in MATCHING.items():
+        text = f"{head.title}: {head.summary}" if head.title else head.summary
+        lines += textwrap.wrap(text, 80, initial_indent=f"  {name:<9} ", subsequent_indent=12 * " ")
+    return "\n".join(lines)
 
 
 def read_recipe_file(file: str | Path) -> dict:
