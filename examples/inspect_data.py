@@ -38,7 +38,7 @@ def main() -> None:
     data = load_image_text(arguments.source, **arguments.data_options)
     if isinstance(data, IterableDatasetDict):
         for split, rows in data.items():
-            show(split, list(rows.take(arguments.samples)))
+            show(split, list(rows.remove_columns("image").take(arguments.samples)))
         return
     print(table(data))
     samples = {split: choose(rows, arguments.samples, arguments.seed) for split, rows in data.items()}
