@@ -4,8 +4,8 @@ import base64
 import contextlib
 import io
 import os
+from urllib.request import Request, urlopen
 
-import httpx
 import torch
 from PIL import Image, UnidentifiedImageError
 
@@ -47,7 +47,7 @@ def as_picture(image, where: str = "images[0]", timeout: float | None = None):
     except Exception as error:  # PIL raises many kinds
         name, said = str(getattr(image, "filename", image)), str(error) if error.args else type(error).__name__
         told = name not in said and (name.startswith(("http://", "https://")) or os.path.exists(name))
-        kind = OSError if isinstance(error, OSError | httpx.HTTPError) else ValueError
+        kind = OSError if isinstance(error, OSError) else ValueError
         raise kind(f"{where}{f' ({name:.300})' * told}: {said}") from error
     raise ValueError(f"{where} is {image!r:.80}, which is no picture; {FORMS}.")
 
@@ -101,8 +101,8 @@ def _from_16_bits(picture: Image.Image) -> Image.Image:
 
 def _opened(source: str, timeout: float | None) -> Image.Image:
     if source.startswith(("http://", "https://")):
-        answer = httpx.get(source, timeout=timeout, follow_redirects=True)
-        return Image.open(io.BytesIO(answer.raise_for_status().content))
+        with urlopen(Request(source, headers={"User-Agent": "omit-hf"}), timeout=timeout) as answer:
+            return Image.open(io.BytesIO(answer.read()))
     if os.path.exists(source):
         return Image.open(source)
     try:
