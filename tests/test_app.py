@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from broken_metadata import FILES
-from broken_metadata import PICTURE as WHOLE
+from broken_pictures import FILES
+from broken_pictures import PICTURE as WHOLE
 from miniatures import save_clip, text_tokenizer
 from PIL import Image
 from selenium import webdriver

@@ -11,7 +11,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.font_manager import fontManager
 from PIL import Image
-from test_visualization import alignment
+from planned import alignment
 
 from omit_hf.visualization import draw_comparison, draw_plan, draw_words, fonts, save_figure
 from omit_hf.visualization.panels import fitted

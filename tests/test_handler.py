@@ -23,8 +23,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from broken_metadata import FILES, png_with, with_metadata
-from broken_metadata import PICTURE as STANDS
+from broken_pictures import FILES, png_with, with_metadata
+from broken_pictures import PICTURE as STANDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

@@ -1,39 +1,22 @@
 import io
 import struct
-import zlib
 
 import numpy as np
 import pytest
 import sources
-from broken_metadata import FILES, PICTURE, with_metadata
+from broken_pictures import FILES, PICTURE, huge_png, jpeg, with_metadata
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PIL
 from PIL import ImageOps
 
 from omit_hf.data import load_image_text
-from omit_hf.data.cutouts import open_cutout
 from omit_hf.data.pictures import open_picture, stored_pictures, unreadable_pictures
+from omit_hf.data.sources.cutouts import open_cutout
 from omit_hf.modeling.pictures_omit import rgb_picture, upright
-
-
-def huge_png(width, height) -> bytes:
-    """A few bytes that say they are a huge picture."""
-
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 def stored(content: bytes) -> dict:
     return {"bytes": content, "path": None}
-
-
-def jpeg(size=(64, 48), **options) -> bytes:
-    buffer = io.BytesIO()
-    PIL.effect_noise(size, 50).convert("RGB").save(buffer, "jpeg", **options)
-    return buffer.getvalue()
 
 
 def test_a_picture_is_upright_and_in_rgb():

@@ -5,8 +5,8 @@ import threading
 import pytest
 import torch
 import transformers
-from broken_metadata import FILES
-from broken_metadata import PICTURE as WHOLE
+from broken_pictures import FILES
+from broken_pictures import PICTURE as WHOLE
 from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image, ImageDraw

@@ -5,10 +5,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from broken_metadata import FILES
-from broken_metadata import PICTURE as WHOLE
+from broken_pictures import FILES, huge_png, jpeg
+from broken_pictures import PICTURE as WHOLE
 from PIL import Image
-from test_pictures import huge_png, jpeg
 from tiny import REGIONS, TEXT, tiny_config
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, ViTImageProcessor
 

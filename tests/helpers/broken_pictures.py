@@ -1,4 +1,4 @@
-"""Files of one picture whose metadata are broken, each in another way; their pixels are whole."""
+"""Files of pictures with something wrong: those of one whole picture whose metadata are broken, and others."""
 
 import io
 import struct
@@ -94,3 +94,19 @@ FILES |= {
     "tiff place": tiff_with(34853, 4, 10**6),
     "gif comment lossy": with_metadata("GIF", comment=b"Exif\0\0MM\0*"),
 }
+
+
+def huge_png(width, height) -> bytes:
+    """A few bytes that say they are a huge picture."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def jpeg(size=(64, 48), **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise(size, 50).convert("RGB").save(buffer, "jpeg", **options)
+    return buffer.getvalue()
