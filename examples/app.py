@@ -39,6 +39,7 @@ LIMITS = Limits(characters=200)  # of a sentence
 MOST_CELLS = 1024  # of a picture; where a processor does not resize, larger ones are scaled down
 MOST_SHOWN = 768  # pixels of the picture's longer side on the page
 EXAMPLES = 6
+MOST_WAITING = 32  # requests in the queue, a second each or less; whoever comes then reads that the page is busy
 
 
 @dataclass
@@ -466,7 +467,7 @@ def page(demo: Demo) -> gr.Blocks:
 
 def launch(demo: Demo, arguments: Arguments, **options) -> gr.Blocks:
     """Serve the page; `options` are further ones of Gradio's `launch`."""
-    blocks = page(demo)
+    blocks = page(demo).queue(max_size=MOST_WAITING)
     blocks.launch(
         server_name=arguments.host,
         server_port=arguments.port,

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import PIL.Image
+from datasets import Image
 
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.command_line import CommandParser, Text, errors_in_one_line, json_object
@@ -131,8 +132,12 @@ def row_of(source: str, number: int, split: str, options: dict) -> dict:
     data = load_image_text(source, **options)
     if split not in data:
         raise ValueError(f"split is {split!r}; expected one of {', '.join(data)}.")
-    check_number(source, number, split, len(data[split]))
-    return data[split][number]
+    rows = data[split]
+    check_number(source, number, split, len(rows))
+    if "image" not in rows.column_names:
+        return rows[number]
+    row = rows.cast_column("image", Image(decode=False))[number]
+    return {**row, "image": open_picture(row["image"])}
 
 
 def check_number(source: str, number: int, split: str, images: int) -> None:

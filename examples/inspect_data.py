@@ -38,7 +38,7 @@ def main() -> None:
     data = load_image_text(arguments.source, **arguments.data_options)
     if isinstance(data, IterableDatasetDict):
         for split, rows in data.items():
-            show(split, list(rows.take(arguments.samples)))
+            show(split, list(rows.remove_columns("image").take(arguments.samples)))
         return
     print(table(data))
     samples = {split: choose(rows, arguments.samples, arguments.seed) for split, rows in data.items()}
@@ -100,9 +100,22 @@ def sheet(rows: Dataset) -> Image.Image:
         picture, top = open_picture(stored), number * (PICTURE + MARGIN)
         picture.thumbnail((PICTURE, PICTURE))
         out.paste(picture, (0, top))
-        lines = [textwrap.shorten(caption, 110, placeholder=" …") for caption in captions]
-        pen.multiline_text((PICTURE + MARGIN, top), "\n".join(lines), fill="black", font=ImageFont.load_default(14))
+        for line, caption in enumerate(captions):
+            text = textwrap.shorten(caption, 110, placeholder=" …")
+            pen.text((PICTURE + MARGIN, top + 18 * line), text, fill="black", font=font_of(text))
     return out
+
+
+def font_of(text: str) -> ImageFont.FreeTypeFont:
+    """PIL's own font for Latin letters, and for others the one that is installed for most of them."""
+    if text.isascii():
+        return ImageFont.load_default(14)
+    try:
+        from omit_hf.visualization.fonts import font_files
+    except ImportError:
+        print(f"Captions such as {text!r} may be drawn as boxes: pip install 'omit-hf[plot]' finds a font for them.")
+        return ImageFont.load_default(14)
+    return ImageFont.truetype(font_files(text)[0], 14)
 
 
 def counted(problems: list[str]) -> str:

@@ -5,6 +5,9 @@ backbone gives, its `states`, can be cached and passed in the place of its input
 ``docs/concepts/method.md#encoders``.
 """
 
+import contextlib
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -157,7 +160,11 @@ class GridEncoder(nn.Module):
         """States of the backbone, the global one first and then the cells, [B, 1 + K, width], and its whole output."""
         if self.own_size not in (None, tuple(pixel_values.shape[-2:])):
             kwargs["interpolate_pos_encoding"] = True
-        output = self.backbone(pixel_values.to(self.backbone.dtype), **kwargs)
+        try:
+            output = self.backbone(pixel_values.to(self.backbone.dtype), **kwargs)
+        except RuntimeError:  # of a convolution whose kernel is larger than the picture, or of anything else
+            self._check_size(pixel_values, **kwargs)
+            raise
         cells = output.feature_maps[-1] if "feature_maps" in output else output.last_hidden_state
         if cells.ndim == 4:  # [B, width, H, W]
             cells = cells.flatten(2).transpose(1, 2)
@@ -172,6 +179,20 @@ class GridEncoder(nn.Module):
         else:
             pooled = cells[:, :1] if prefix else cells.mean(dim=1, keepdim=True)  # projecting commutes with the mean
         return torch.cat([pooled, cells[:, prefix:]], dim=1), output
+
+    @torch.no_grad()
+    def _check_size(self, pixels: Tensor, **kwargs) -> None:
+        """Refuse pictures smaller than the least square that the backbone takes, which only trying tells."""
+        backbone = copy.deepcopy(self.backbone).eval()  # in training it would learn, and Swin remembers what it saw
+        for side in range(1, 257):
+            with contextlib.suppress(RuntimeError):
+                backbone(pixels.new_zeros(1, pixels.shape[1], side, side, dtype=backbone.dtype), **kwargs)
+                break
+        if min(pixels.shape[-2:]) < side < 256:
+            raise ValueError(
+                f"pixel_values has pictures of {pixels.shape[-1]} x {pixels.shape[-2]} pixels; the vision backbone, "
+                f"{self.kind!r}, takes at least {side} x {side}. Enlarge them, or let the processor: do_resize=True."
+            )
 
     def train(self, mode: bool = True):
         return train_unfrozen(self, mode)

@@ -1,12 +1,17 @@
 """Pictures of every form in one: RGB, 8 bits where the form tells its bits, transparency on white, upright."""
 
+import base64
+import contextlib
+import io
 import os
+from urllib.request import Request, urlopen
 
 import torch
-from PIL import Image, ImageOps
-from transformers.image_utils import load_image
+from PIL import Image, UnidentifiedImageError
 
 CHANNELS = (1, 3, 4)  # grey, RGB, RGB with alpha
+TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE"}
+TURNS[8] = "ROTATE_90"  # by EXIF's orientation
 FORMS = "expected PIL, a path, a URL, or an array or tensor [H, W], [C, H, W] or [H, W, C] with 1, 3 or 4 channels"
 
 
@@ -19,14 +24,48 @@ def as_pictures(images) -> list:
             alpha): integers from 0 to 255 (uint16: to 65535), or floats, which keep their scale.
 
     Raises:
-        ValueError: names the first that is no picture, and why.
+        ValueError, OSError: name the first that is no picture by its number and its file, and say why.
     """
     if getattr(images, "ndim", 0) == 4:
         images = list(images)
     images = list(images) if isinstance(images, list | tuple) else [images]
     if not images:
         raise ValueError("images is an empty list; expected at least one picture.")
-    return [_as_picture(image, f"images[{number}]") for number, image in enumerate(images)]
+    return [as_picture(image, f"images[{number}]") for number, image in enumerate(images)]
+
+
+def as_picture(image, where: str = "images[0]", timeout: float | None = None):
+    """One picture of `as_pictures`; errors call it `where`, and a URL has `timeout` seconds."""
+    try:
+        if isinstance(image, str | os.PathLike):
+            with _opened(os.fspath(image), timeout) as picture:
+                return rgb_picture(picture)
+        if isinstance(image, Image.Image):
+            return rgb_picture(image)
+        if hasattr(image, "shape"):
+            return _rgb_tensor(image)
+    except Exception as error:  # PIL raises many kinds
+        name, said = str(getattr(image, "filename", image)), str(error) if error.args else type(error).__name__
+        told = name not in said and (name.startswith(("http://", "https://")) or os.path.exists(name))
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"{where}{f' ({name:.300})' * told}: {said}") from error
+    raise ValueError(f"{where} is {image!r:.80}, which is no picture; {FORMS}.")
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """A PIL image, turned as its metadata say; as it stands where they do not, or cannot be read."""
+    if picture.format == "TIFF":  # reads them as it is loaded too, and fails where they are broken, but the second time
+        with contextlib.suppress(Exception):
+            picture.getexif()
+    picture.load()  # what is wrong with the picture itself is raised here
+    turn = None
+    with contextlib.suppress(Exception):  # PIL raises many kinds
+        turn = TURNS.get(picture.getexif().get(0x0112))
+    if turn is not None:
+        picture = picture.transpose(Image.Transpose[turn])
+        for name in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):  # or it would be turned again
+            picture.info.pop(name, None)
+    return picture
 
 
 def rgb_picture(picture: Image.Image) -> Image.Image:
@@ -37,8 +76,7 @@ def rgb_picture(picture: Image.Image) -> Image.Image:
     """
     if 0 in picture.size:
         raise ValueError(f"it has {picture.width} x {picture.height} pixels; expected at least 1 x 1.")
-    if picture.getexif().get(0x0112, 1) != 1:  # orientation
-        picture = ImageOps.exif_transpose(picture)
+    picture = upright(picture)
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
     if picture.mode.startswith("I"):  # I;16 in its byte orders, and I, as which some formats are read
@@ -61,29 +99,15 @@ def _from_16_bits(picture: Image.Image) -> Image.Image:
     return picture.point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
 
 
-def _as_picture(image, where: str):
-    try:
-        if isinstance(image, str | os.PathLike):
-            image = _opened(os.fspath(image))
-        if isinstance(image, Image.Image):
-            return rgb_picture(image)
-        if hasattr(image, "shape"):
-            return _rgb_tensor(image)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-    raise ValueError(f"{where} is {image!r:.80}, which is no picture; {FORMS}.")
-
-
-def _opened(source: str) -> Image.Image:
+def _opened(source: str, timeout: float | None) -> Image.Image:
     if source.startswith(("http://", "https://")):
-        return load_image(source)
-    if os.path.isfile(source):
-        with Image.open(source) as picture:
-            picture.load()
-            return picture
+        with urlopen(Request(source, headers={"User-Agent": "omit-hf"}), timeout=timeout) as answer:
+            return Image.open(io.BytesIO(answer.read()))
+    if os.path.exists(source):
+        return Image.open(source)
     try:
-        return load_image(source)  # base64
-    except ValueError as error:
+        return Image.open(io.BytesIO(base64.b64decode(source.rpartition(",")[2])))
+    except (ValueError, UnidentifiedImageError) as error:
         raise ValueError(f"no file at {source!r:.300}, and it is no URL and no picture in base64.") from error
 
 

@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from broken_pictures import FILES
+from broken_pictures import PICTURE as WHOLE
 from miniatures import save_clip, text_tokenizer
 from PIL import Image
 from selenium import webdriver
@@ -292,6 +294,18 @@ def test_a_model_is_needed(monkeypatch, capsys):
     assert "no model is given; expected a folder or Hub id" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["png header", "webp noise", "tiff xmp of numbers", "jpeg header lossy"])
+def test_a_picture_with_broken_metadata_is_shown(app, demo, tmp_path, name):
+    (tmp_path / "picture").write_bytes(FILES[name])
+    assert demo.open(tmp_path / "picture").picture.size == WHOLE.size
+
+
+def test_a_picture_that_is_too_small_says_so(demo, tmp_path):
+    Image.new("RGB", (7, 7)).save(tmp_path / "small.png")
+    with pytest.raises(ValueError, match="7 x 7 pixels; the vision backbone, 'convnext', takes at least 16 x 16"):
+        demo.open(tmp_path / "small.png")
+
+
 # --- in the browser ---------------------------------------------------------------------------------------------------
 
 
@@ -517,6 +531,26 @@ def test_no_file_is_read_but_uploads(blocks, tmp_path):
                 break
     assert event["success"] is False
     assert "svg" not in json.dumps(event)
+
+
+def test_a_full_queue_says_that_it_is(request, app, demo, chromium, monkeypatch):
+    assert app.MOST_WAITING == 32
+    monkeypatch.setattr(app, "MOST_WAITING", 0)
+    blocks = app.launch(demo, app.Arguments(), prevent_thread_lock=True, quiet=True)
+    request.addfinalizer(blocks.close)
+    body = {"data": [None, "a star", ""], "fn_index": 0, "session_hash": uuid.uuid4().hex}
+    join = urllib.request.Request(
+        f"{blocks.local_url}gradio_api/queue/join", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(join)
+    assert refused.value.code == 503
+    assert "Queue is full" in refused.value.read().decode()
+    chromium.get(blocks.local_url)
+    text = "return document.body.innerText"
+    WebDriverWait(chromium, 60).until(
+        lambda driver: "This application is currently busy" in driver.execute_script(text)
+    )
 
 
 def test_pictures_of_the_page(request, app, chromium, blocks, tmp_path):

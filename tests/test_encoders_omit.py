@@ -492,3 +492,29 @@ def test_what_a_tokenizer_decides(tokens, expected):
     tokenizer = Tokenizer()
     vars(tokenizer).update(tokens)
     assert text_settings(tokenizer) == dict(zip(("special_token_ids", "text_pooling"), expected, strict=True))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("kind", sorted(VISION.keys() - {"swin"}))
+def test_the_least_picture(kind, training):
+    """Of those that pad, 1 x 1."""
+    options = VISION[kind][0] | ({"image_size": 64} if kind == "vit" else {})
+    least = {"convnext": 8, "efficientnet": 32, "resnet": 1, "mobilevit": 1}.get(kind, 16)
+    model = OmitModel(tiny_config(vision_config={"model_type": kind, **options})).train(training)
+    for width, height in ((least - 1, least - 1), (1, 1), (1, 64), (64, least - 1)):
+        if min(width, height) in range(1, least):
+            expected = (
+                f"pictures of {width} x {height} pixels; the vision backbone, {kind!r}, takes at least {least} x "
+            )
+            with pytest.raises(ValueError, match=expected):
+                model.get_image_features(torch.rand(2, 3, height, width))
+    assert model.training == training
+    if not training:  # in which a batch norm wants more than one cell
+        assert model.get_image_features(torch.rand(1, 3, least, least)).embeds.shape[1] == 1
+
+
+def test_other_failures_of_a_backbone_are_its_own():
+    model = OmitModel(tiny_config())
+    model.vision_encoder.backbone.forward = lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory"))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        model.get_image_features(torch.rand(1, 3, 64, 64))

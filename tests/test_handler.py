@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import urllib.error
 import urllib.request
 import zlib
@@ -22,6 +23,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from broken_pictures import FILES, png_with, with_metadata
+from broken_pictures import PICTURE as STANDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -41,7 +44,9 @@ LIMITS = Limits(
     characters=60,
     image_bytes=40_000,
     pixels=60_000,
+    all_pixels=90_000,
     model_pixels=20_000,
+    compared=1_000_000,
     aligned_pairs=4,
     aligned_numbers=6 * 6 * 24,
     redirects=2,
@@ -61,7 +66,8 @@ def file_of(picture: Image.Image, kind: str = "PNG") -> bytes:
 
 
 RED = Image.new("RGB", (96, 96), "red")
-PNG = file_of(RED)
+PNG, JPEG = file_of(RED), file_of(RED, "JPEG")
+PNG_TEXT = encoded(PNG)
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +198,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+TIFF = file_of(RED.resize((24, 24)), "TIFF")
 FLOATS = file_of(Image.new("F", (96, 96)), "TIFF")
 
 
@@ -249,6 +256,23 @@ FLOATS = file_of(Image.new("F", (96, 96)), "TIFF")
         (labels(encoded(png_header(1, 30_000))), 400, "inputs has 1 x 30000 pixels; expected at most 20 times as many"),
         (labels(RED.resize((1, 21))), 400, "inputs has 1 x 21 pixels; expected at most 20 times as many"),
         (labels(RED.resize((200, 104))), 413, "inputs would come to the model with 200 x 104 pixels"),
+        (labels(encoded(png_header(200, 104))), 413, "inputs would come to the model with 200 x 104 pixels"),
+        (labels([encoded(PNG)] * 3, *["a " * 30] * 4), 413, "inputs[0] is of 1290240 pixels times tokens of all"),
+        *(
+            (
+                labels([encoded(PNG), RED.resize(size)]),
+                400,
+                f"inputs[1] cannot be used: pixel_values has pictures of {said}",
+            )
+            for size, said in (
+                ((1, 1), "1 x 1 pixels; the vision backbone, 'convnext', takes at least 16 x 16. Enlarge them"),
+                ((7, 7), "7 x 7 pixels"),
+                ((96, 7), "96 x 7 pixels"),
+                ((15, 20), "15 x 20 pixels"),
+            )
+        ),
+        (labels([Image.open(io.BytesIO(PNG[:-30]))]), 400, "inputs[0] is a PNG file that is damaged"),
+        (labels([encoded(TIFF[:-30])]), 400, "inputs[0] cannot be used: images[0]: "),
     ],
 )
 def test_requests_that_cannot_be_answered(handler, data, status, message):
@@ -299,6 +323,152 @@ def test_a_failure_within_tells_nothing_of_the_inside(handler, monkeypatch, capl
         answer = handler(labels(encoded(PNG)))
     assert answer == {"error": "The request failed within the endpoint, whose log says why.", "status": 500}
     assert "RuntimeError: secret" in caplog.text
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_broken_metadata(handler, name):
+    answer = handler({"inputs": encoded(FILES[name]), "parameters": {"captions": CAPTIONS}})
+    assert isinstance(answer, list), answer
+    if "lossy" not in name:
+        expected = handler({"inputs": STANDS, "parameters": {"captions": CAPTIONS}})
+        assert [each["score"] for each in answer] == pytest.approx([each["score"] for each in expected], abs=1e-6)
+
+
+# --- how long others wait ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def large(checkpoint) -> EndpointHandler:
+    """Without the small limits of the other tests."""
+    return EndpointHandler(str(checkpoint))
+
+
+def test_heads_are_refused_while_others_compute(handler, large, monkeypatch):
+    """And nothing is decoded: by the picture, by all of them, and for a processor that does not resize."""
+    monkeypatch.setattr(handler_module, "decoded", lambda *_: pytest.fail("a picture was decoded"))
+    few_bytes = encoded(file_of(Image.new("P", (6400, 6200))))  # 5 kB
+    assert len(few_bytes) < 8000
+    with large.lock, handler.lock:
+        answer = large(labels(few_bytes))
+        assert answer["status"] == 413
+        assert "inputs would come to the model with 6400 x 6200 pixels" in answer["error"]
+        large.processor.image_processor.do_resize = True  # of this test's own processor
+        answer = large(labels([few_bytes] * 3))
+        assert answer == {"error": "inputs is of 119040000 pixels together; expected at most 100000000.", "status": 413}
+        assert "damaged" not in handler(labels(encoded(b"not a picture")))["error"]
+
+
+def test_a_jpeg_of_many_scans(large):
+    """6 kB more and 8 s more, of 40 megapixels."""
+    file = io.BytesIO()
+    RED.save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    assert len(large(labels(encoded(content)))) == 3
+    scan = content[content.rfind(b"\xff\xda") : content.rfind(b"\xff\xd9")]
+    answer = large(labels(encoded(content[:-2] + 100 * scan + content[-2:])))
+    assert answer == {
+        "error": "inputs is of 110 scans, each over the whole picture; expected at most 40.",
+        "status": 413,
+    }
+
+
+def directory(tags: int, size: int, place: int = 8) -> bytes:
+    """Tags whose values are the same bytes: PIL reads `tags` times `size` bytes of it."""
+    entries = b"".join(struct.pack(">HHLL", 1000 + tag, 7, size, 8) for tag in range(tags))
+    return b"MM\0*\0\0\0\x08" + bytes(place - 8) + struct.pack(">H", tags) + entries + bytes(4 + size)
+
+
+TAGS = directory(400, 60_000)
+NESTED = b"MM\0*\0\0\0\x08\0\1" + struct.pack(">HHLL", 34665, 4, 1, 26) + bytes(4) + directory(400, 60_000)[8:]
+SEGMENT = b"\xff\xe1" + struct.pack(">H", 60_008) + b"Exif\0\0"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        with_metadata("WEBP", b"Exif\0\0" + TAGS + bytes(10_000)),
+        png_with((b"eXIf", TAGS + bytes(10_000))),
+        png_with((b"tEXt", b"Raw profile type exif\0\nexif\n 9\n" + TAGS.hex().encode())),
+        b"\xff\xd8" + b"".join(SEGMENT + TAGS[at : at + 60_000].ljust(60_000, b"\0") for at in (0, 60_000)) + JPEG[2:],
+        TAGS,
+        NESTED,
+    ],
+    ids=["webp", "png", "profile", "jpeg", "tiff", "nested"],
+)
+def test_metadata_that_say_they_are_larger_than_their_file(large, content):
+    """400 tags of 60 kB in a file of 75 kB; and there may be 65 535 of 10 MB."""
+    tracemalloc.start()
+    answer = large({"inputs": encoded(content), "parameters": {"captions": CAPTIONS}})
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10_000_000
+    assert isinstance(answer, list) or answer["status"] == 400
+
+
+def test_captions_of_many_tokens(handler, checkpoint):
+    handler = EndpointHandler(str(checkpoint), Limits(tokens=100))
+    answer = handler({"inputs": RED, "parameters": {"captions": ["a ring " * 13, *CAPTIONS]}})
+    assert answer == {"error": "captions is of 104 tokens, padded to the longest; expected at most 100.", "status": 413}
+
+
+def test_a_large_picture_with_many_long_captions(large):
+    """15 s and more, and all of them in vain for whoever waits."""
+    captions = ["a small red star and a large blue ring " * 16] * 256
+    picture = Image.new("RGB", (1200, 1200))
+    encode = large.model.get_image_features
+    large.model.get_image_features = lambda *_, **__: pytest.fail("it was encoded")
+    answer = large({"inputs": picture, "parameters": {"captions": [each[:600] for each in captions]}})
+    assert answer["status"] == 413
+    assert "pixels times tokens of all captions; expected at most 3000000000" in answer["error"]
+    large.model.get_image_features = encode
+    assert len(large({"inputs": picture, "parameters": {"captions": CAPTIONS}})) == 3
+
+
+def test_captions_are_encoded_some_at_a_time(large):
+    captions = [f"{'a small ' * (number % 5)}ring" for number in range(100)]
+    encode, counts = large.model.get_text_features, []
+    large.model.get_text_features = lambda **inputs: counts.append(len(inputs["input_ids"])) or encode(**inputs)
+    answer = large({"inputs": RED, "parameters": {"captions": captions}})
+    assert counts == [32, 32, 32, 4]
+    large.model.get_text_features = encode
+    with torch.inference_mode():
+        [similarity] = large.model(**large.processor(images=RED, text=captions)).similarity.tolist()
+    found = sorted((each["caption"], each["score"]) for each in answer)
+    expected = sorted(zip(captions, similarity, strict=True))
+    assert [caption for caption, _ in found] == [caption for caption, _ in expected]
+    assert [score for _, score in found] == pytest.approx([score for _, score in expected], abs=1e-5)
+
+
+@pytest.mark.parametrize("slow", ["fetched", "decoded", "get_text_features", "get_image_features"])
+def test_a_request_that_takes_too_long_stops(checkpoint, monkeypatch, slow):
+    handler = EndpointHandler(str(checkpoint), Limits(request_seconds=0.4))
+    of = handler_module if hasattr(handler_module, slow) else handler.model
+    step, steps = getattr(of, slow), []
+
+    def slowly(*arguments, **options):
+        steps.append(slow)
+        time.sleep(0.15)
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(of, slow, slowly)
+    answer = handler({"inputs": [PNG_TEXT] * 16, "parameters": {"captions": ["a ring"] * 256}})
+    assert answer["status"] == 503
+    assert "not answered within 0.4 seconds; ask for fewer or smaller pictures, or for fewer or" in answer["error"]
+    assert 2 <= len(steps) <= 4
+    assert not handler.lock.locked()
+    monkeypatch.undo()
+    assert len(handler(labels(PNG_TEXT))) == 3
+
+
+def test_a_request_waits_for_others_for_so_long(checkpoint):
+    handler = EndpointHandler(str(checkpoint), Limits(request_seconds=0.2))
+    with handler.lock:
+        answer = handler(labels(PNG_TEXT))
+    assert answer == {
+        "error": "The endpoint was busy with others for 0.2 seconds; try again.",
+        "status": 503,
+    }
+    assert len(handler(labels(PNG_TEXT))) == 3
 
 
 # --- URLs -------------------------------------------------------------------------------------------------------------

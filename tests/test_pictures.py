@@ -1,33 +1,22 @@
 import io
 import struct
-import zlib
 
+import numpy as np
 import pytest
 import sources
+from broken_pictures import FILES, PICTURE, huge_png, jpeg, with_metadata
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PIL
+from PIL import ImageOps
 
+from omit_hf.data import load_image_text
 from omit_hf.data.pictures import open_picture, stored_pictures, unreadable_pictures
-
-
-def huge_png(width, height) -> bytes:
-    """A few bytes that say they are a huge picture."""
-
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+from omit_hf.data.sources.cutouts import open_cutout
+from omit_hf.modeling.pictures_omit import rgb_picture, upright
 
 
 def stored(content: bytes) -> dict:
     return {"bytes": content, "path": None}
-
-
-def jpeg(size=(64, 48), **options) -> bytes:
-    buffer = io.BytesIO()
-    PIL.effect_noise(size, 50).convert("RGB").save(buffer, "jpeg", **options)
-    return buffer.getvalue()
 
 
 def test_a_picture_is_upright_and_in_rgb():
@@ -76,3 +65,68 @@ def test_unreadable_pictures_are_found(tmp_path):
 
 def test_stored_pictures_are_not_decoded(scenes):
     assert stored_pictures(scenes["test"])[0]["image"]["bytes"].startswith(b"\x89PNG")
+
+
+# --- metadata ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_broken_metadata_leave_a_picture_as_it_stands(name):
+    picture = open_picture(stored(FILES[name]))
+    assert (picture.mode, picture.size) == ("RGB", PICTURE.size)
+    difference = np.asarray(picture).astype(int) - np.asarray(PICTURE)
+    assert np.abs(difference).mean() < (6 if "lossy" in name else 1e-9)
+
+
+def test_broken_metadata_do_not_shrink_a_split(tmp_path):
+    """Nor does a rotation that cannot be done in them: every file is read, and none is left out."""
+    for split in ("train", "validation", "test"):
+        (tmp_path / split).mkdir()
+        lines = []
+        for number, (kind, content) in enumerate(FILES.items()):
+            name = f"{split}{number}.{kind.split()[0]}"
+            (tmp_path / split / name).write_bytes(content)
+            lines.append(f'{{"file_name": "{name}", "text": "a picture"}}\n')
+        (tmp_path / split / "metadata.jsonl").write_text("".join(lines))
+    data = load_image_text(tmp_path, skip_unreadable=True)
+    assert [len(rows) for rows in data.values()] == [len(FILES)] * 3
+    assert unreadable_pictures(data["test"], progress=False) == {}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_is_that_of_pil_and_a_second_look_turns_nothing(kind, orientation):
+    exif = PIL.Exif()
+    exif[0x0112] = orientation
+    content = with_metadata(kind, exif=exif.tobytes())
+    expected = ImageOps.exif_transpose(PIL.open(io.BytesIO(content))).convert("RGB")
+    picture = open_picture(stored(content))
+    assert picture.tobytes() == expected.tobytes()
+    assert rgb_picture(picture).tobytes() == expected.tobytes()
+    assert upright(picture.copy()).tobytes() == expected.tobytes()
+
+
+def test_a_turned_picture_whose_other_metadata_cannot_be_written_again():
+    """What PIL's own `exif_transpose` does, and fails at."""
+    exif = PIL.Exif()
+    exif[0x0112] = 6
+    raw = exif.tobytes()
+    wrong = raw[:14] + struct.pack(">H", 2) + raw[16:28] + struct.pack(">HHL4s", 0xFF9C, 12, 1, b"abcd") + raw[28:]
+    content = with_metadata("PNG", exif=wrong)
+    assert open_picture(stored(content)).size == PICTURE.size[::-1]
+
+
+def test_a_truncated_picture_with_broken_metadata_is_still_truncated():
+    for name in ("png header", "jpeg truncated lossy", "tiff xmp of numbers"):
+        with pytest.raises(Exception, match="(?i)truncated|broken data stream"):
+            open_picture(stored(FILES[name][:-1000]))
+
+
+def test_cutouts_are_upright_too(tmp_path):
+    exif = PIL.Exif()
+    exif[0x0112] = 6
+    black = PIL.new("RGB", (40, 20))
+    black.save(tmp_path / "turned.png", exif=exif)
+    assert open_cutout(tmp_path / "turned.png").size == (20, 40)
+    (tmp_path / "broken.png").write_bytes(FILES["png header"])
+    assert open_cutout(tmp_path / "broken.png").size == PICTURE.size

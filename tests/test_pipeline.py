@@ -5,6 +5,8 @@ import threading
 import pytest
 import torch
 import transformers
+from broken_pictures import FILES
+from broken_pictures import PICTURE as WHOLE
 from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image, ImageDraw
@@ -149,6 +151,16 @@ class TestForms:
             torch.testing.assert_close(scores([match(url, text=TEXT, timeout=10)])[0], similarity[2])
             server.shutdown()
 
+    @pytest.mark.parametrize("name", ["png header", "webp noise", "tiff xmp of numbers"])
+    def test_broken_metadata(self, match, tmp_path, name):
+        """Which `datasets` and transformers do not read past."""
+        (tmp_path / "picture").write_bytes(FILES[name])
+        expected = scores([match(WHOLE, text=TEXT)])
+        stored = {"bytes": FILES[name], "path": None}
+        data = Dataset.from_dict({"picture": [stored]}).cast_column("picture", ImageFeature())
+        for images in ([tmp_path / "picture"], KeyDataset(data, "picture"), data["picture"]):
+            torch.testing.assert_close(scores(match(images, text=TEXT)), expected)
+
 
 class TestAnswers:
     def test_softmax_is_what_the_other_pipeline_gives(self, scenes_model, processor, match):
@@ -238,6 +250,23 @@ class TestErrors:
         (tmp_path / "notes.png").write_text("no pixels")
         with pytest.raises(OSError, match="cannot identify image file"):
             match(tmp_path / "notes.png", text=TEXT)
+
+    @pytest.mark.parametrize("batch_size", [1, 2])
+    def test_which_picture(self, match, tmp_path, batch_size):
+        """In a list, a generator, a data set and a column, whether read, decoded or encoded."""
+        (tmp_path / "cut.png").write_bytes(FILES["png xmp"][:200])
+        PICTURES[0].resize((6, 96)).save(tmp_path / "small.png")
+        for name, why in (("cut.png", "truncated|Truncated"), ("small.png", "6 x 96 pixels.*at least 16 x 16")):
+            file = tmp_path / name
+            data = Dataset.from_dict({"picture": [*PICTURES[:3], {"path": str(file), "bytes": None}]})
+            data = data.cast_column("picture", ImageFeature())
+            several = [*PICTURES[:3], file]
+            if name == "small.png":  # the one of its size, as those of a batch must be
+                several, data = [Image.open(file), str(file)], data.select([3, 3])
+            expected = rf"^images\[{0 if name == 'small.png' else 3}\] \(.*{name}\): .*({why})"
+            for images in (several, iter(several), KeyDataset(data, "picture"), data["picture"]):
+                with pytest.raises((ValueError, OSError), match=expected):
+                    list(match(images, text=TEXT, batch_size=batch_size))
 
     def test_models(self, region_model, processor, scenes_model):
         with pytest.raises(

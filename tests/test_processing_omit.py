@@ -1,9 +1,12 @@
 import base64
+import io
 import pickle
 
 import numpy as np
 import pytest
 import torch
+from broken_pictures import FILES, huge_png, jpeg
+from broken_pictures import PICTURE as WHOLE
 from PIL import Image
 from tiny import REGIONS, TEXT, tiny_config
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, ViTImageProcessor
@@ -228,3 +231,63 @@ def test_files_that_are_no_pictures(processor, tmp_path):
         processor(images=str(tmp_path / "text.png"))
     with pytest.raises(Exception, match=r"missing\.png"):
         processor(images=str(tmp_path / "missing.png"))
+
+
+@pytest.mark.parametrize("name", ["png header", "webp noise", "png raw profile", "tiff xmp of numbers"])
+def test_pictures_with_broken_metadata(processor, tmp_path, name):
+    """Whole, in each form that a file may come in."""
+    content, expected = FILES[name], processor(images=WHOLE)["pixel_values"]
+    (tmp_path / "picture").write_bytes(content)
+    text = base64.b64encode(content).decode()
+    opened = Image.open(io.BytesIO(content))
+    for form in (str(tmp_path / "picture"), tmp_path / "picture", text, f"data:image/png;base64,{text}", opened):
+        assert torch.equal(processor(images=form)["pixel_values"], expected)
+
+
+def broken_pictures(folder) -> list[tuple]:
+    """Each with what an error must say of it, beside its number."""
+    contents = {
+        "cut.jpg": jpeg()[:-300],
+        "cut.png": FILES["png xmp"][:200],
+        "empty.png": b"",
+        "text.png": b"no picture",
+    }
+    contents |= {"huge.png": huge_png(50_000, 50_000), "nothing.png": huge_png(0, 5)}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    (folder / "folder.png").mkdir()
+    return [
+        *((str(folder / name), name) for name in (*contents, "folder.png")),
+        (folder / "cut.jpg", "cut.jpg"),
+        (Image.open(folder / "cut.jpg"), "cut.jpg"),
+        (Image.open(io.BytesIO(contents["cut.jpg"])), "truncated"),
+        (base64.b64encode(contents["cut.jpg"]).decode(), "truncated"),
+        (base64.b64encode(contents["huge.png"]).decode(), "exceeds limit"),
+        ("http://127.0.0.1:9/picture.png", "http://127.0.0.1:9/picture.png"),
+        ("a\0b", "no file at 'a"),
+    ]
+
+
+def test_every_error_says_which_picture_it_is(processor, tmp_path):
+    for number, (broken, said) in enumerate(broken_pictures(tmp_path)):
+        images = [PICTURE] * (3 + number) + [broken, "missing.png"]
+        with pytest.raises((ValueError, OSError), match=rf"^images\[{3 + number}\]") as error:
+            processor(images=images)
+        assert said in str(error.value)
+        assert type(error.value) in (ValueError, OSError)
+        assert len(str(error.value)) < 700
+
+
+def test_whatever_pil_raises_says_which_picture_it_is(processor, monkeypatch, tmp_path):
+    PICTURE.save(tmp_path / "red.png")
+    for kind in (SyntaxError, KeyError, TypeError, OverflowError, ZeroDivisionError, MemoryError, PermissionError):
+
+        def fail(*_, kind=kind, **__):
+            raise kind
+
+        monkeypatch.setattr(Image.Image, "load", fail)
+        monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+        monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail, raising=False)
+        with pytest.raises((ValueError, OSError), match=rf"images\[0\] \(.*red\.png\): {kind.__name__}"):
+            processor(images=[tmp_path / "red.png"])
+        monkeypatch.undo()

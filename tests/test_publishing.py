@@ -28,8 +28,8 @@ from tiny import CODE, PROGRAMS, REGIONS, tiny_config, tiny_recipe
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.data import load_image_text
 from omit_hf.evaluation import evaluate_split
-from omit_hf.hub import publishing
-from omit_hf.hub.publishing import prepare, publish
+from omit_hf.hub import publishing, write_handler
+from omit_hf.hub.publishing import prepare, publish, without_folders
 from omit_hf.training import Recipe, read_recipe_file, train, write_recipe_file
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "push_to_hub.py"
@@ -137,11 +137,11 @@ def test_a_run_goes_to_the_hub_in_one_commit_and_comes_back(hub, run, tmp_path):
 
 
 def test_what_goes_is_all_of_the_run_and_nothing_else(client, run):
-    (run / "handler.py").write_text("# of an endpoint\n")
+    write_handler(run)
     publication = prepare(run, "user/model")
     commit = publish(publication)
     there = client.files("user/model")
-    assert there.keys() == FILES | {".gitattributes", "handler.py"}
+    assert there.keys() == FILES | {".gitattributes", "handler.py", "requirements.txt"}
     made = {".gitattributes", "README.md", "alignment.png", "sample.png", "recipe.yaml", "metrics.json"}
     for name in there.keys() - made:
         assert there[name] == (run / name).read_bytes(), name
@@ -185,6 +185,96 @@ def test_the_folders_of_this_machine_stay(client, run):
         "exclude": ["./a.png", "b.png"],
     }
     publish(publication)  # the same recipe still
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "published"),
+    [
+        ("output_dir", "../alice/run", "./run"),
+        ("output_dir", "outputs/run", "./run"),
+        ("output_dir", "~/alice/run/", "./run"),
+        ("output_dir", r"..\alice\run", "./run"),
+        ("data", "../alice/dataset_coco.json", "./dataset_coco.json"),
+        ("data", "alice/dataset_coco.json", "./dataset_coco.json"),
+        ("data", "alice/secret/regions", "./regions"),
+        ("data", "file:///home/alice/regions", "./regions"),
+        ("data", "hub:../alice", "./alice"),
+        ("data", "tests/helpers", "./helpers"),  # a folder that is there
+        ("data", "hub:user/name", "hub:user/name"),
+        ("data", "user/name-1.5", "user/name-1.5"),
+        ("data", "scenes", "scenes"),
+        ("word_vectors", "alice/glove", "./glove"),
+        ("clip_model", "openai/clip-vit-base-patch32", "openai/clip-vit-base-patch32"),
+        ("clip_model", "./alice/clip", "./clip"),
+        ("vision_config", {"_name_or_path": "../alice/vit", "sizes": ["a/b/c"]}, None),
+        ("data_options", {"image_folder": "alice/images", "exclude": ["../alice/a.png", "b.png"]}, None),
+        ("data_options", {"revision": "refs/pr/1", "columns": {"captions": "a/b"}, "split_file": "x/y"}, None),
+        ("cache_folder", "~/.cache/omit_hf", "~/.cache/omit_hf"),  # the default
+        ("cache_folder", "~/alice/cache", "./cache"),
+    ],
+)
+def test_of_a_path_its_last_name_is_left(field, value, published, tmp_path, monkeypatch):
+    (tmp_path / "tests" / "helpers").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    expected = {
+        "vision_config": {"_name_or_path": "./vit", "sizes": ["./c"]},
+        "data_options": {"image_folder": "./images", "exclude": ["./a.png", "b.png"]},
+    }
+    if published is None and "revision" in value:
+        published = {"revision": "refs/pr/1", "columns": {"captions": "a/b"}, "split_file": "./y"}
+    assert without_folders({field: value}) == {field: published or expected[field]}
+    assert without_folders({field: published or expected[field]}) == {field: published or expected[field]}
+
+
+def test_relative_folders_stay_too(run):
+    """In none of the files that are made."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["recipe"] |= {"output_dir": "../alice/tiny", "word_vectors": "../alice/glove.txt"}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    write_recipe_file(Recipe(**metrics["recipe"]), run / "recipe.yaml")
+    for name, content in prepare(run, "user/model").files.items():
+        assert b"alice" not in (content if isinstance(content, bytes) else content.read_bytes()), name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vocab.txt", "model.safetensors", "config.json", "README.md", "recipe.yaml", "modeling_omit.py", "handler.py"],
+)
+def test_a_symbolic_link_is_refused(run, name, tmp_path):
+    """Whether it leads to a file or nowhere, and when it has come after the list was made."""
+    key = tmp_path / "key"
+    publication = prepare(run, "user/model")
+    key.write_bytes((run / name).read_bytes() if (run / name).exists() else b"secret")
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(key)
+    with pytest.raises(ValueError, match=rf"{name} is a symbolic link to .*key, which is not published; put a copy"):
+        prepare(run, "user/model")
+    if name in ("model.safetensors", "config.json", "modeling_omit.py"):
+        with pytest.raises(ValueError, match=rf"{name} is a symbolic link"):
+            publish(publication)
+    key.unlink()
+    with pytest.raises(ValueError, match=rf"{name} is a symbolic link"):
+        prepare(run, "user/model")
+
+
+def test_what_no_run_writes_stays_whatever_its_name(run):
+    strange = ["secret_omit.py", "vocab.txt", "merges.txt", "spiece.model", "model-00001-of-00002.safetensors"]
+    for name in (*strange, "handler.py", "requirements.txt"):
+        (run / name).write_text("secret")
+    publication = prepare(run, "user/model")
+    assert publication.files.keys() == FILES
+    assert len(publication.notes) == 7
+    assert f"{strange[0]} stays here, since no run of this model writes it." in publication.notes
+    assert (
+        "handler.py stays here, since it is not what omit_hf.hub.write_handler writes; write it anew to publish it."
+        in (publication.notes)
+    )
+
+
+def test_code_that_is_imported_must_be_there(run):
+    (run / "sinkhorn_omit.py").unlink()
+    with pytest.raises(FileNotFoundError, match="lacks sinkhorn_omit.py, which a run writes"):
+        prepare(run, "user/model")
 
 
 def test_a_dry_run_lists_what_would_go_and_asks_nobody(client, run, script, monkeypatch):

@@ -7,6 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
+from planned import alignment
 from tiny import REGIONS, tiny_config
 
 from omit_hf import OmitModel
@@ -16,27 +17,6 @@ from omit_hf.visualization.plan import chosen_fragments
 from omit_hf.word_alignments import WordAlignment, word_alignment
 
 PICTURE = Image.new("RGB", (80, 40), "teal")
-
-
-def alignment(plan, words=("left", "star"), **options) -> WordAlignment:
-    """Of a plan with dustbins first; a grid of one row by default."""
-    plan = np.array(plan, dtype=float)
-    mass = plan[1:, 1:] / plan[:, 1:].sum(axis=0)
-    where = {"grid": (1, len(mass)), "area": (0, 0, 80, 40)} | options
-    return WordAlignment(
-        matching="omit",
-        similarity=0.25,
-        words=list(words),
-        known=[True] * len(words),
-        mass=mass,
-        matched=mass.sum(axis=0),
-        width=80,
-        height=40,
-        plan=plan,
-        row_marginals=np.full(len(plan), 1 / len(plan)),
-        column_marginals=plan.sum(axis=0),
-        **where,
-    )
 
 
 SMALL = alignment([[0.1, 0.1, 0.3], [0.05, 0.3, 0.1], [0.05, 0.0, 0.0]])

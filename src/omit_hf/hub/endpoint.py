@@ -8,6 +8,8 @@ from importlib import resources
 from importlib.metadata import requires
 from pathlib import Path
 
+from transformers.dynamic_module_utils import get_relative_imports
+
 HANDLER_FILE, REQUIREMENTS_FILE = "handler.py", "requirements.txt"
 NEEDED = ("torch", "transformers", "pillow")
 
@@ -36,16 +38,34 @@ def write_handler(folder: str | os.PathLike) -> Path:
             f"{folder} lacks the model's code{': ' if missing else ''}{', '.join(missing)}; load model and processor "
             "and save them there again."
         )
+    written = endpoint_files()
     if not (folder / REQUIREMENTS_FILE).exists():
-        lines = [line for line in requires("omit-hf") or () if re.match(r"[\w.-]+", line)[0] in NEEDED]
-        _write(folder / REQUIREMENTS_FILE, "".join(f"{line}\n" for line in lines))
-    _write(folder / HANDLER_FILE, resources.files("omit_hf.hub").joinpath(HANDLER_FILE).read_text("utf-8"))
+        _write(folder / REQUIREMENTS_FILE, written[REQUIREMENTS_FILE])
+    _write(folder / HANDLER_FILE, written[HANDLER_FILE])
     return folder / HANDLER_FILE
 
 
+def endpoint_files() -> dict[str, str]:
+    """What `write_handler` writes, by the names of the files."""
+    lines = [line for line in requires("omit-hf") or () if re.match(r"[\w.-]+", line)[0] in NEEDED]
+    handler = resources.files("omit_hf.hub").joinpath(HANDLER_FILE).read_text("utf-8")
+    return {HANDLER_FILE: handler, REQUIREMENTS_FILE: "".join(f"{line}\n" for line in lines)}
+
+
 def missing_code(folder: Path) -> list[str]:
-    """Files of code that a checkpoint's configurations name and its folder lacks."""
-    return [name for name in named_code(folder) if not (folder / name).is_file()]
+    """Files of code that a checkpoint needs and its folder lacks."""
+    return [name for name in needed_code(folder) if not (folder / name).is_file()]
+
+
+def needed_code(folder: Path) -> list[str]:
+    """Files of code that a checkpoint's configurations name, and those that these import."""
+    found, waiting = set(), named_code(folder)
+    while waiting:
+        name = waiting.pop()
+        if name not in found and (folder / name).is_file():
+            waiting += [f"{each}.py" for each in get_relative_imports(folder / name)]
+        found.add(name)
+    return sorted(found)
 
 
 def named_code(folder: Path) -> list[str]:

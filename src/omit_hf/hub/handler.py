@@ -17,6 +17,10 @@ has the best first. `grid` are the rows and columns of the image's cells, `mass`
 from each of them in reading order, and `matched` their sum; the rest is the dustbin's. What cannot be answered gives
 {"error": …, "status": …}, the latter an HTTP status.
 
+A request holds the model for a while, and others wait. `Limits` bounds how long: pictures are refused by the size that
+the head of their file tells, before they are decoded; captions by their tokens, before they are encoded; and pictures
+times captions before they are compared. Between these steps, each of them bounded, the clock is looked at.
+
 It needs torch, transformers, Pillow and the files of this folder alone.
 """
 
@@ -29,6 +33,7 @@ import ipaddress
 import logging
 import socket
 import ssl
+import struct
 import threading
 import time
 from dataclasses import dataclass
@@ -46,6 +51,12 @@ PARAMETERS = ("candidate_labels", "hypothesis_template", "captions", "alignment"
 TEMPLATE = "This is a photo of {}."  # of the pipeline
 MAX_URL = 4096
 BLOCK = 2**16  # bytes read at a time
+MAX_EXIF = 2**16  # bytes, which a JPEG's segment cannot have more of
+CAPTIONS_AT_ONCE = 32  # that are encoded between two looks at the clock
+
+EXIF, START_OF_SCAN = b"Exif\0\0", b"\xff\xda"
+DIRECTORIES = (34665, 34853, 40965)  # tags of a TIFF file whose values are places of others
+TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}  # of each type
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +71,18 @@ class Limits:
         characters: of a label, a caption or the template.
         image_bytes: of a picture, in its file format.
         pixels: of a picture, once decoded.
+        all_pixels: of the pictures of a request together, once decoded.
+        scans: of a JPEG, each of which goes over the whole picture; a progressive one has about 10.
         aspect_ratio: of a picture's longer side to its shorter one, to which some processors scale.
         model_pixels: of a picture as the model gets it, where the processor does not scale it down.
+        tokens: of a request's captions, each padded to the longest.
+        compared: pixels of a picture, as the model gets it, times the tokens of all captions.
         aligned_pairs: pictures times captions of a request with alignment.
         aligned_numbers: of a request with alignment, cells times words, summed over the pairs.
         redirects: of a URL.
         download_seconds: from the first connection of a download to its end.
+        request_seconds: from a request's arrival to its answer, with the wait for others. It is looked at between
+            steps, so that an answer may come later by the longest of them.
     """
 
     images: int = 16
@@ -73,12 +90,17 @@ class Limits:
     characters: int = 1000
     image_bytes: int = 10 * 2**20
     pixels: int = 40_000_000
+    all_pixels: int = 100_000_000
+    scans: int = 40
     aspect_ratio: float = 20.0
     model_pixels: int = 1_500_000
+    tokens: int = 32_768
+    compared: int = 3_000_000_000
     aligned_pairs: int = 32
     aligned_numbers: int = 1_000_000
     redirects: int = 3
     download_seconds: float = 10.0
+    request_seconds: float = 30.0
 
 
 class RequestError(Exception):
@@ -118,11 +140,13 @@ class EndpointHandler:
         Returns:
             The answer, or what is wrong with the request; see the head of this file.
         """
+        clock = _Clock(self.limits)
         try:
             request = read_request(data, self.limits)
-            sources = [fetched(source, place, self.limits) for place, source in request.images.items()]
-            with self.lock, torch.inference_mode():
-                answers = self._answers(request, sources)
+            sources = [self._fetched(source, place, clock) for place, source in request.images.items()]
+            self._check_heads(request, sources)
+            with clock.waiting_for(self.lock), torch.inference_mode():
+                answers = self._answers(request, sources, clock)
             return answers if request.several else answers[0]
         except RequestError as error:
             return {"error": str(error), "status": error.status}
@@ -130,13 +154,43 @@ class EndpointHandler:
             logger.exception("A request failed.")
             return {"error": "The request failed within the endpoint, whose log says why.", "status": 500}
 
-    def _answers(self, request: "Request", sources: list) -> list[list[dict]]:
+    def _fetched(self, source, place: str, clock: "_Clock"):
+        clock.check()
+        return fetched(source, place, self.limits)
+
+    def _check_heads(self, request: "Request", sources: list) -> None:
+        """Refuse what the heads of the pictures' files tell to be too much; nothing is decoded, and nobody waits."""
+        processor, all_pixels = self.processor.image_processor, 0
+        scales = getattr(processor, "do_resize", True) or getattr(processor, "do_center_crop", False)
+        for place, source in zip(request.images, sources, strict=True):
+            width, height = opened(source, place, self.limits).size
+            all_pixels += width * height
+            if not scales:
+                self._check_model_pixels(place, width, height)
+        _check_count("inputs", all_pixels, self.limits.all_pixels, "pixels together")
+
+    def _check_model_pixels(self, place: str, width: int, height: int) -> None:
+        if height * width > self.limits.model_pixels:
+            raise RequestError(
+                f"{place} would come to the model with {width} x {height} pixels, since its processor does not scale "
+                f"pictures down to one size; expected at most {self.limits.model_pixels}.",
+                413,
+            )
+
+    def _answers(self, request: "Request", sources: list, clock: "_Clock") -> list[list[dict]]:
         words = self.processor(text=request.sentences).to(self.model.device)
-        text = self.model.get_text_features(**words)
+        tokens = words["input_ids"].numel()
+        _check_count(f"{request.kind}s", tokens, self.limits.tokens, "tokens, padded to the longest")
+        text = self._text(words, clock)
         answers, words_in_all = [], int(text.mask.sum())
         for place, source in zip(request.images, sources, strict=True):
+            clock.check()
             pixels = self._pixels(decoded(source, place, self.limits), place)
-            image = self.model.get_image_features(pixels)
+            compared = pixels.shape[-2] * pixels.shape[-1] * words_in_all
+            _check_count(place, compared, self.limits.compared, "pixels times tokens of all captions")
+            clock.check()
+            image = self._image(pixels, place)
+            clock.check()
             scores = self.model.similarity(image, text)[0]
             if request.kind == "label":
                 scores = (scores * self.model.logit_scale.exp().clamp(max=100)).softmax(-1)
@@ -152,19 +206,30 @@ class EndpointHandler:
             answers.append(sorted(answer, key=lambda entry: -entry["score"]))
         return answers
 
+    def _text(self, words: dict, clock: "_Clock"):
+        """Features of the captions, of some at a time."""
+        parts = []
+        for first in range(0, len(words["input_ids"]), CAPTIONS_AT_ONCE):
+            clock.check()
+            some = {name: each[first : first + CAPTIONS_AT_ONCE] for name, each in words.items()}
+            parts.append(self.model.get_text_features(**some))
+        names = ("embeds", "mask", "pooled", "norms")
+        return type(parts[0])(**{name: torch.cat([part[name] for part in parts]) for name in names})
+
     def _pixels(self, picture: Image.Image, place: str) -> torch.Tensor:
         try:
             pixels = self.processor(images=picture)["pixel_values"]
-        except ValueError as error:  # of a mode in which nobody knows what is white
+        except (ValueError, OSError) as error:  # of a mode in which nobody knows what is white
             raise RequestError(f"{place} cannot be used: {error}") from error
         height, width = pixels.shape[-2:]
-        if height * width > self.limits.model_pixels:
-            raise RequestError(
-                f"{place} would come to the model with {width} x {height} pixels, since its processor does not scale "
-                f"pictures down to one size; expected at most {self.limits.model_pixels}.",
-                413,
-            )
+        self._check_model_pixels(place, width, height)
         return pixels.to(self.model.device)
+
+    def _image(self, pixels: torch.Tensor, place: str):
+        try:
+            return self.model.get_image_features(pixels)
+        except ValueError as error:  # smaller than the model takes
+            raise RequestError(f"{place} cannot be used: {error}") from error
 
     def _alignments(self, image, text, input_ids: torch.Tensor) -> list[list[dict]]:
         """For each caption its words, and the share of each one's mass that comes from each cell."""
@@ -189,6 +254,34 @@ class EndpointHandler:
             ]
             for ids, mask, share in zip(input_ids.tolist(), text.mask, shares, strict=True)
         ]
+
+
+class _Clock:
+    """The time that a request has."""
+
+    def __init__(self, limits: Limits):
+        self.limits = limits
+        self.deadline = time.monotonic() + limits.request_seconds
+
+    def check(self) -> None:
+        if time.monotonic() >= self.deadline:
+            raise RequestError(
+                f"The request was not answered within {self.limits.request_seconds:g} seconds; ask for fewer or "
+                "smaller pictures, or for fewer or shorter captions.",
+                503,
+            )
+
+    @contextlib.contextmanager
+    def waiting_for(self, lock: threading.Lock):
+        """Hold a lock, if it is to be had in time."""
+        if not lock.acquire(timeout=max(0, self.deadline - time.monotonic())):
+            raise RequestError(
+                f"The endpoint was busy with others for {self.limits.request_seconds:g} seconds; try again.", 503
+            )
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 def _grid(image, pixels: tuple[int, int]) -> list[int] | None:
@@ -340,15 +433,20 @@ def _check_bytes(place: str, size: int, limits: Limits) -> None:
         raise RequestError(f"{place} has more than {limits.image_bytes} bytes; expected at most that.", 413)
 
 
-def decoded(source, place: str, limits: Limits) -> Image.Image:
-    """The picture in a file's bytes; its size is checked before it is decoded.
+def opened(source, place: str, limits: Limits) -> Image.Image:
+    """The picture in a file's bytes, of which no more than the head is read; PIL as it is.
 
     Raises:
-        RequestError: if it is no picture, or too large or too long.
+        RequestError: if it is no picture, or one that is too large or too long, or takes too long to decode.
     """
     if isinstance(source, Image.Image):
         _check_size(source, place, limits)
         return source
+    if source[:2] in (b"II", b"MM") and _tag_bytes(source) > len(source):
+        raise RequestError(f"{place} is a TIFF file whose tags have more bytes than it; expected a whole one.")
+    if source[:2] == b"\xff\xd8":  # PIL adds up the Exif of all segments, and reads it at once; one is enough
+        head, mark, rest = source.partition(EXIF)
+        source = head + mark + rest.replace(EXIF, bytes(len(EXIF)))
     try:
         picture = Image.open(io.BytesIO(source), formats=FORMATS)
     except Exception as error:
@@ -356,12 +454,50 @@ def decoded(source, place: str, limits: Limits) -> Image.Image:
             raise RequestError(f"{place} has too many pixels; expected at most {limits.pixels}.", 413) from error
         raise RequestError(f"{place} is no picture that can be read; expected one of {', '.join(FORMATS)}.") from error
     _check_size(picture, place, limits)
+    if picture.format in ("JPEG", "MPO"):
+        _check_count(place, source.count(START_OF_SCAN), limits.scans, "scans, each over the whole picture")
+    return picture
+
+
+def decoded(source, place: str, limits: Limits) -> Image.Image:
+    """The picture in a file's bytes; what is checked of its head is checked before it is decoded.
+
+    Raises:
+        RequestError: as `opened` does, and if it is damaged.
+    """
+    picture = opened(source, place, limits)
     try:
-        picture.load()
-        picture.getexif()  # read here, where all that is wrong with a file is caught
+        if picture.format != "TIFF":  # whose metadata are decoded with it; the processor knows what to do if they fail
+            picture.load()
     except Exception as error:
         raise RequestError(f"{place} is a {picture.format} file that is damaged; expected a whole one.") from error
+    for name in ("exif", "Raw profile type exif"):  # of which PIL makes as much more as their tags say
+        if len(picture.info.get(name, "")) > MAX_EXIF:
+            del picture.info[name]
     return picture
+
+
+def _tag_bytes(file: bytes) -> int:
+    """Bytes of the values that the directories of a TIFF file say they have. PIL reads each by itself, so that values
+    which lie one over the other may come to any number."""
+    order, big = {b"II": "<", b"MM": ">"}[file[:2]], b"+" in file[2:4]
+    start, number, entry, inline = (8, "Q", "HHQ", 8) if big else (4, "H", "HHL", 4)
+    pointer = order + ("Q" if big else "L")
+    head, step = struct.calcsize(order + number), struct.calcsize(order + entry) + inline
+    total, seen, waiting = 0, set(), [start]  # places of places of directories
+    while waiting and total <= len(file):
+        with contextlib.suppress(struct.error):  # the file ends there; PIL says so
+            (place,) = struct.unpack_from(pointer, file, waiting.pop())
+            entries = 0 if place in seen else struct.unpack_from(order + number, file, place)[0]
+            seen.add(place)
+            for at in range(place + head, place + head + entries * step, step):
+                tag, kind, count = struct.unpack_from(order + entry, file, at)
+                total += count * TAG_BYTES.get(kind, 0)
+                if tag in DIRECTORIES:
+                    waiting.append(at + step - inline)
+                    if count * TAG_BYTES.get(kind, 0) > inline:
+                        waiting += struct.unpack_from(pointer, file, at + step - inline)
+    return total
 
 
 def _check_size(picture: Image.Image, place: str, limits: Limits) -> None:

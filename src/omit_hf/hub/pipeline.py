@@ -2,16 +2,21 @@
 
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
+from dataclasses import dataclass
+from typing import Any
 
+import datasets
+from datasets.arrow_dataset import Column
 from PIL import Image
 from torch.utils.data import Dataset
 from transformers import Pipeline
-from transformers.image_utils import load_image
+from transformers.pipelines.pt_utils import KeyDataset
 
+from omit_hf.data.pictures import open_picture
 from omit_hf.modeling.configuration_omit import MAX_LOGIT_SCALE, check_fields
 from omit_hf.modeling.features_omit import OmitFeatures
-from omit_hf.modeling.pictures_omit import as_pictures
+from omit_hf.modeling.pictures_omit import as_picture
 from omit_hf.word_alignments import WordAlignment, word_alignment
 
 TASK = "image-text-matching"
@@ -89,15 +94,20 @@ class ImageTextMatchingPipeline(Pipeline):
 
         Raises:
             ValueError: if there are no sentences, something is no picture or no sentence, or an argument is unknown; if
-                an alignment is asked of a head that has none.
+                an alignment is asked of a head that has none; if a picture is smaller than the model takes. What is
+                said of a picture names its number and its file.
+            OSError: if a picture's file cannot be read, or is damaged.
             ImportError: if a picture is asked for, and matplotlib is not installed.
         """
         if kwargs.get("text", self._forward_params.get("text")) is None:
             raise ValueError("No sentences given; expected text=…, a sentence or a list of sentences.")
-        if isinstance(images, tuple):
-            images = list(images)
-        elif isinstance(images, Iterable) and not isinstance(images, list | Dataset) and not _is_one(images):
-            images = (image for image in images)
+        images = _as_stored(images)
+        if isinstance(images, list | tuple):
+            images = [_Numbered(number, image) for number, image in enumerate(images)]
+        elif isinstance(images, Dataset):
+            images = _NumberedDataset(images) if isinstance(images, Sized) else images
+        elif isinstance(images, Iterable) and not _is_one(images):
+            images = (_Numbered(number, image) for number, image in enumerate(images))
         return [] if isinstance(images, list) and not images else super().__call__(images, **kwargs)
 
     def _sanitize_parameters(self, **parameters):
@@ -118,17 +128,31 @@ class ImageTextMatchingPipeline(Pipeline):
         return preprocess, forward, postprocess
 
     def preprocess(self, image, timeout: float | None = None) -> dict:
+        number, image = (image.number, image.image) if isinstance(image, _Numbered) else (0, image)
+        where = f"images[{number}]"
+        if isinstance(image, dict) and image.keys() == {"bytes", "path"}:  # as a data set stores it
+            try:
+                image = open_picture(image)
+            except Exception as error:  # PIL raises many kinds
+                name = f" ({image['path']})" if image["path"] else ""
+                raise ValueError(f"{where}{name}: {error}") from error
         if not isinstance(image, str | os.PathLike | Image.Image):
             raise ValueError(
-                f"{image!r:.80} is no picture; expected PIL, a path, a URL or base64, or a data set's column of such."
+                f"{where}: {image!r:.80} is no picture; expected PIL, a path, a URL or base64, or a data set's column "
+                "of such."
             )
-        if isinstance(image, str) and image.startswith(("http://", "https://")):
-            image = load_image(image, timeout=timeout)
-        [picture] = as_pictures(image)
-        return {"pixel_values": self.processor(images=picture)["pixel_values"], "picture": picture}
+        name = getattr(image, "filename", image)
+        picture = as_picture(image, where, timeout)
+        where += f" ({name})" if isinstance(name, str | os.PathLike) and os.path.exists(name) else ""
+        return {"pixel_values": self.processor(images=picture)["pixel_values"], "picture": picture, "where": where}
 
     def _forward(self, inputs: dict, text: OmitFeatures) -> dict:
-        similarity = self.model.similarity(self.model.get_image_features(inputs["pixel_values"]), text)
+        try:
+            image = self.model.get_image_features(inputs["pixel_values"])
+        except ValueError as error:  # too small; those of a batch have one size
+            where = inputs["where"]
+            raise ValueError(f"{where if isinstance(where, str) else where[0]}: {error}") from error
+        similarity = self.model.similarity(image, text)
         scale = self.model.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
         return {"similarity": similarity, "logits": scale * similarity, "picture": inputs["picture"]}
 
@@ -161,6 +185,39 @@ class ImageTextMatchingPipeline(Pipeline):
         """
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
+
+
+@dataclass
+class _Numbered:
+    """A picture and its place among those of a call."""
+
+    number: int
+    image: Any
+
+
+class _NumberedDataset(Dataset):
+    def __init__(self, images: Dataset):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, number: int) -> _Numbered:
+        return _Numbered(number, self.images[number])
+
+
+def _as_stored(images):
+    """A data set's column with its pictures as they are stored, since `datasets` gives up where metadata are broken."""
+    if not isinstance(images, Column | KeyDataset):
+        return images
+    of_column = isinstance(images, Column)
+    rows, name = (images.source, images.column_name) if of_column else (images.dataset, images.key)
+    if not isinstance(rows, datasets.Dataset) or not isinstance(rows.features[name], datasets.Image):
+        return images
+    if rows.format["type"] is not None:  # which may be any function
+        return images
+    rows = rows.cast_column(name, datasets.Image(decode=False))
+    return rows[name] if of_column else KeyDataset(rows, name)
 
 
 def _is_one(images) -> bool:

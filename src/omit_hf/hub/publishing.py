@@ -2,9 +2,12 @@
 
 import io
 import json
+import os
+import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -24,7 +27,7 @@ from omit_hf.cards import CardPictures, check_card, model_card
 from omit_hf.cards.known_data import SCENES, known_data
 from omit_hf.data import load_image_text
 from omit_hf.data.pictures import open_picture, stored_pictures
-from omit_hf.hub.endpoint import missing_code, named_code
+from omit_hf.hub.endpoint import HANDLER_FILE, REQUIREMENTS_FILE, endpoint_files, missing_code, named_code, needed_code
 from omit_hf.modeling import OmitModel, OmitProcessor
 from omit_hf.modeling.backbones_omit import fit_tokenizer
 from omit_hf.parsing import parse_yaml
@@ -33,7 +36,8 @@ from omit_hf.training.recipe import Recipe
 from omit_hf.training.recipe_files import read_recipe_file, recipe_text
 
 SAMPLE_FILE, ALIGNMENT_FILE = "sample.png", "alignment.png"
-# Patterns of what goes to the Hub; whatever else is in a folder (checkpoints, logs, optimiser states) stays there.
+# Patterns of what may go to the Hub; whatever else is in a folder (checkpoints, logs, optimiser states) stays there. Of
+# what they match goes what a run writes, by `_written`.
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json")
 TOKENIZER += ("added_tokens.json", "chat_template.jinja", "vocab.json", "vocab.txt", "merges.txt", "spiece.model")
@@ -42,6 +46,11 @@ PUBLISHED += (RECIPE_FILE, METRICS_FILE)
 PUBLISHED += ("*_omit.py", "handler.py", "requirements.txt")  # remote code and the inference endpoint's
 GENERATED = (CARD_FILE, SAMPLE_FILE, ALIGNMENT_FILE)
 OF_A_NEW_REPOSITORY = {".gitattributes"}
+# Of a recipe: fields that may name a model or data of the Hub, and options that name what is within the data.
+OF_THE_HUB = ("data", "clip_model", "vision_model", "text_model", "vision_config", "text_config", "image_processor")
+OF_THE_HUB += ("_name_or_path", "name_or_path")
+OF_THE_DATA = ("columns", "splits", "split_column", "name", "revision")
+OF_A_FILE = r".*\.(jsonl?|ya?ml|txt|[ct]sv|parquet|np[yz]|tar|gz|zip|vec|bin|pt|safetensors|jpe?g|png|webp|gif)"
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,9 @@ def prepare(
 ) -> Publication:
     """Load a finished run, make its card and pictures, and list what would go to the Hub. Asks nobody, writes nothing.
 
-    Recipe and metrics go without the folders of this machine: of an absolute path its last name is left.
+    Recipe, metrics and the card that is made of them go without the folders of this machine: of a path, absolute or
+    relative, its last name is left. Of the folder's files go those that a run, or `write_handler`, writes: the others
+    stay, whatever their names.
 
     Args:
         folder: the `output_dir` of a training.
@@ -84,31 +95,32 @@ def prepare(
 
     Raises:
         FileNotFoundError: if there is no such folder, or a file of a finished run or of its model's code is missing.
-        ValueError: if the run was not tested, the model or the processor does not load, a weight is no number, the
-            recipe is not that of the metrics, the sample is not there, the card is not fit for the Hub, or `repo_id` is
-            none.
+        ValueError: if a file that would go is a symbolic link, the run was not tested, the model or the processor does
+            not load, a weight is no number, the recipe is not that of the metrics, the sample is not there, the card is
+            not fit for the Hub, or `repo_id` is none.
     """
     folder = Path(folder)
     _check_repo_id(repo_id)
+    _check_links(folder)
     metrics = _finished(folder)
     model, processor = _loaded(folder)
-    files: dict[str, Path | bytes] = {
-        file.name: file for file in sorted(folder.iterdir()) if file.is_file() and _matches(file.name, PUBLISHED)
-    }
+    written, of_files = _written(folder, processor)
+    files: dict[str, Path | bytes] = {name: folder / name for name in written}
+    recipe = without_folders(metrics["recipe"])
     if own_card:
         if sample is not None or licence is not None:
             raise ValueError("own_card is on, and sample or licence is given; expected them in the card itself.")
         text, pictures, notes = (folder / CARD_FILE).read_text(encoding="utf-8"), {}, ()
     else:
         pictures, of_card, notes = _pictures(Recipe(**metrics["recipe"]), model, processor, sample)
-        text = model_card(metrics, repo_id, licence=licence, pictures=of_card)
+        text = model_card({**metrics, "recipe": recipe}, repo_id, licence=licence, pictures=of_card)
         if (folder / CARD_FILE).read_text(encoding="utf-8") != model_card(metrics):
             notes += (f"{CARD_FILE} is made anew and not the folder's, which is another; --own_card publishes that.",)
     if not named_code(folder):
         notes += (
             "No code goes along, so that the model loads with omit-hf alone; to bring it, load and save it anew.",
         )
-    recipe = without_folders(metrics["recipe"])
+    notes += of_files
     files[RECIPE_FILE] = recipe_text(recipe).encode()
     files[METRICS_FILE] = (json.dumps({**metrics, "recipe": recipe}, indent=2, ensure_ascii=False) + "\n").encode()
     files = {CARD_FILE: text.encode(), **pictures, **files}
@@ -116,15 +128,39 @@ def prepare(
     return Publication(repo_id, files, notes)
 
 
-def without_folders(value):
-    """A recipe's fields, or a value of one, with `./name` in the place of absolute paths that end on that name."""
+def without_folders(recipe: dict) -> dict:
+    """A recipe's fields with `./name` in the place of paths that end on that name; a default tells nothing, and stays.
+
+    A name of the Hub looks like a path of two names; it is taken for one where neither its field, its ending nor a file
+    of that name says that it is a path.
+    """
+    defaults = {field.name: field.default for field in fields(Recipe)}
+    return {
+        name: value if value == defaults.get(name) else _without_folders(value, name) for name, value in recipe.items()
+    }
+
+
+def _without_folders(value, field: str):
     if isinstance(value, dict):
-        return {name: without_folders(each) for name, each in value.items()}
+        within = field in OF_THE_DATA
+        return {name: _without_folders(each, field if within else name) for name, each in value.items()}
     if isinstance(value, list):
-        return [without_folders(each) for each in value]
-    if isinstance(value, str) and any(kind(value).is_absolute() for kind in (PurePosixPath, PureWindowsPath)):
+        return [_without_folders(each, field) for each in value]
+    if isinstance(value, str) and _is_path(value, field):
         return f"./{PureWindowsPath(value).name}"  # which knows both kinds of separators
     return value
+
+
+def _is_path(text: str, field: str) -> bool:
+    if any(kind(text).is_absolute() for kind in (PurePosixPath, PureWindowsPath)) or text.startswith("file:"):
+        return True
+    if not re.search(r"[/\\]", text) or "://" in text:
+        return False
+    if re.match(r"[.~]", text) or field not in (*OF_THE_HUB, *OF_THE_DATA):
+        return True
+    of_the_hub = re.fullmatch(r"(hub:)?[\w-][\w.-]*/[\w-][\w.-]*", text) is not None
+    is_file = re.fullmatch(OF_A_FILE, text, re.IGNORECASE) is not None or os.path.exists(text)
+    return field in OF_THE_HUB and (not of_the_hub or is_file)
 
 
 def publish(
@@ -154,6 +190,9 @@ def publish(
         OSError: if the Hub cannot be reached, or the upload is interrupted; the message says what is there then.
     """
     api, repo_id = HfApi(), publication.repo_id
+    for content in publication.files.values():
+        if isinstance(content, Path):
+            _check_link(content)
     with _explained(api, repo_id):
         user = api.whoami()["name"]
         info = _repository(api, repo_id)
@@ -234,6 +273,47 @@ def _recipe(folder: Path, fields: dict) -> Recipe:
         return Recipe(**fields)
     except ValueError as error:
         raise ValueError(f"The recipe in {folder} is not valid: {error}") from error
+
+
+def _check_links(folder: Path) -> None:
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if _matches(file.name, (*PUBLISHED, CARD_FILE)):
+            _check_link(file)
+
+
+def _check_link(file: Path) -> None:
+    """See that a file is in its folder, and not somewhere else on this machine."""
+    if file.is_symlink():
+        raise ValueError(
+            f"{file} is a symbolic link to {os.readlink(file)}, which is not published; put a copy in its place if it "
+            "is to go, or remove it."
+        )
+
+
+def _written(folder: Path, processor: OmitProcessor) -> tuple[list[str], tuple[str, ...]]:
+    """Names of the files that a run or `write_handler` has written, and what is said of others that look like them."""
+    names = {"config.json", *needed_code(folder), RECIPE_FILE, METRICS_FILE}
+    if (folder / WEIGHTS[2]).is_file():
+        weight_map = json.loads((folder / WEIGHTS[2]).read_text(encoding="utf-8"))["weight_map"]
+        names |= {WEIGHTS[2], *weight_map.values()}
+    else:
+        names.add(WEIGHTS[0])
+    with tempfile.TemporaryDirectory() as scratch:
+        processor.save_pretrained(scratch)
+        names |= {file.name for file in Path(scratch).iterdir() if file.suffix != ".py"}
+    for name, content in endpoint_files().items():
+        file = folder / name
+        if file.is_file() and file.read_bytes() == content.encode() and (folder / HANDLER_FILE).is_file():
+            names.add(name)
+    there = sorted(file.name for file in folder.iterdir() if file.is_file() and _matches(file.name, PUBLISHED))
+    notes = [
+        f"{name} stays here, since it is not what omit_hf.hub.write_handler writes; write it anew to publish it."
+        if name in (HANDLER_FILE, REQUIREMENTS_FILE)
+        else f"{name} stays here, since no run of this model writes it."
+        for name in there
+        if name not in names
+    ]
+    return [name for name in there if name in names], tuple(notes)
 
 
 def _loaded(folder: Path) -> tuple[OmitModel, OmitProcessor]:

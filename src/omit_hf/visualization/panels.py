@@ -17,6 +17,7 @@ from matplotlib.textpath import text_to_path
 from PIL import Image
 
 from omit_hf.modeling.pictures_omit import rgb_picture
+from omit_hf.visualization.fonts import families
 from omit_hf.word_alignments import WordAlignment
 
 # Without viridis's palest fifth, which is lighter than a pale picture and would not darken it.
@@ -77,13 +78,14 @@ def fitted(text: str, width: float, size: float = FONT, ending: str = "") -> tup
 
 def _text_width(text: str, size: float) -> float:
     """In points. A dollar is a dollar."""
-    return text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)[0]
+    font = FontProperties(family=families(text), size=size)
+    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]
 
 
 def write(axis: Axes, text: str, width: float, color: str = "black", ending: str = "") -> None:
     """The title of some axes, no wider than allowed."""
     text, size = fitted(text, width, ending=ending)
-    axis.set_title(text, fontsize=size, color=color, pad=4, parse_math=False)
+    axis.set_title(text, fontsize=size, fontfamily=families(text), color=color, pad=4, parse_math=False)
 
 
 def heat_map(axis: Axes, values: np.ndarray, extent: tuple | None = None) -> None:

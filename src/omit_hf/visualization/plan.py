@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from omit_hf.visualization.fonts import families
 from omit_hf.visualization.panels import BAR, GAP, colour_scale, fitted, heat_map, place, shown_picture
 from omit_hf.word_alignments import WordAlignment
 
@@ -146,6 +147,7 @@ def _column_names(axis: Axes, names: list[str]) -> None:
             -0.25,
             text,
             fontsize=size,
+            fontfamily=families(text),
             rotation=60,
             rotation_mode="anchor",
             ha="left",

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from omit_hf.data.pictures import MAX_PIXELS
 from omit_hf.data.schema import DataError, tidy
 from omit_hf.data.sources.image_folder import text_lines
+from omit_hf.modeling.pictures_omit import upright
 from omit_hf.parsing import parse_json
 
 CUTOUTS = "cutouts.jsonl"
@@ -115,7 +116,7 @@ def _entry(line: str) -> tuple[str, str, str, list[str]]:
 
 
 def open_cutout(path: str | Path) -> Image.Image:
-    """A drawing in RGBA, without its paper, trimmed to what is visible.
+    """A drawing in RGBA, upright, without its paper, trimmed to what is visible.
 
     Raises:
         ValueError: if nothing of it is visible, or it has more than `MAX_PIXELS` pixels.
@@ -124,7 +125,7 @@ def open_cutout(path: str | Path) -> Image.Image:
     with Image.open(path) as stored:
         if stored.width * stored.height > MAX_PIXELS:
             raise ValueError(f"it has {stored.width} x {stored.height} pixels; expected at most {MAX_PIXELS}")
-        picture = stored.convert("RGBA")
+        picture = upright(stored).convert("RGBA")
     if picture.getchannel("A").getextrema()[0] == 255:
         picture.putalpha(_without_paper(picture))
     box = picture.getchannel("A").point(lambda value: 255 * (value >= VISIBLE)).getbbox()
