@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from omit_hf.alignment.cells import grid_cells, grid_shape, window_of
 from omit_hf.data.inputs import ImageTextInputs
 from omit_hf.data.phrases import COLUMNS, Phrase, check_phrases, phrases_of
-from omit_hf.evaluation.cells import grid_cells, grid_shape, window_of
 from omit_hf.modeling import OmitFeatures
 from omit_hf.modeling.backbones_omit import fit_tokenizer
 

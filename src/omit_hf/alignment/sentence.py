@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from omit_hf.evaluation.cells import grid_cells, grid_shape, window_of
+from omit_hf.alignment.cells import grid_cells, grid_shape, window_of
 from omit_hf.modeling.features_omit import OmitFeatures
 from omit_hf.modeling.matching_omit import MATCHING, MatchingHead
 from omit_hf.modeling.pictures_omit import rgb_picture

@@ -9,7 +9,7 @@ from tiny import REGIONS, tiny_config
 from transformers import CLIPImageProcessor
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.word_alignments import align_sentence, encode_picture, word_alignment, words_of_tokens
+from omit_hf.alignment import align_sentence, encode_picture, word_alignment, words_of_tokens
 
 PICTURE = Image.new("RGB", (96, 64), "teal")
 

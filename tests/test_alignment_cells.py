@@ -11,7 +11,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from omit_hf.evaluation.cells import centre_inside, grid_cells, grid_shape, share_inside, window_of
+from omit_hf.alignment.cells import centre_inside, grid_cells, grid_shape, share_inside, window_of
 
 SIZES = [(500, 333), (375, 500), (96, 96), (61, 100), (251, 163)]
 
