@@ -3,14 +3,13 @@
 from omit_hf.alignment.scores import alignment_table, evaluate_alignment
 from omit_hf.alignment.sentence import (
     EncodedPicture,
-    Word,
     WordAlignment,
     align_sentence,
     encode_picture,
     word_alignment,
-    words_of_tokens,
 )
 from omit_hf.alignment.split import AlignedPair, Aligner
+from omit_hf.modeling.words_omit import Word, words_of_tokens
 
 __all__ = [
     "AlignedPair",
