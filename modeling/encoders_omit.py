@@ -5,6 +5,8 @@ backbone gives, its `states`, can be cached and passed in the place of its input
 ``docs/concepts/method.md#encoders``.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,8 +18,8 @@ from .backbones_omit import (
     TEXT_TOWERS,
     backbone_width,
     build_vision_backbone,
+    cell_grid,
     check_input,
-    number_of_patches,
     own_image_size,
     train_unfrozen,
     without_pooler,
@@ -158,12 +160,14 @@ class GridEncoder(nn.Module):
         if self.own_size not in (None, tuple(pixel_values.shape[-2:])):
             kwargs["interpolate_pos_encoding"] = True
         output = self.backbone(pixel_values.to(self.backbone.dtype), **kwargs)
-        cells = output.feature_maps[-1] if "feature_maps" in output else output.last_hidden_state
+        if "feature_maps" in output:  # of a stage before the last
+            output["last_hidden_state"] = output.feature_maps[-1]
+        cells = output.last_hidden_state
         if cells.ndim == 4:  # [B, width, H, W]
             cells = cells.flatten(2).transpose(1, 2)
             prefix = 0
         else:
-            prefix = cells.shape[1] - number_of_patches(self.backbone.config, pixel_values, cells.shape[1])
+            prefix = cells.shape[1] - math.prod(self.grid(pixel_values.shape[-2:], cells))
         if self.kind == "clip_vision_model":  # CLIP normalises the CLS state alone, since it reads no other
             cells = self.backbone.post_layernorm(cells)
         if self.pooling_head:
@@ -172,6 +176,11 @@ class GridEncoder(nn.Module):
         else:
             pooled = cells[:, :1] if prefix else cells.mean(dim=1, keepdim=True)  # projecting commutes with the mean
         return torch.cat([pooled, cells[:, prefix:]], dim=1), output
+
+    def grid(self, pixels: tuple[int, int], states: Tensor) -> tuple[int, int]:
+        """Rows and columns of the fragments of an image of so many pixels, height and width; `states` are the
+        `last_hidden_state` of its features."""
+        return cell_grid(self.backbone.config, pixels, states)
 
     def train(self, mode: bool = True):
         return train_unfrozen(self, mode)

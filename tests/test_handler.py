@@ -145,13 +145,6 @@ def test_an_alignment_is_no_larger_than_allowed(handler):
         assert "alignment is of 936 cells times words; expected at most 864" in answer["error"]  # 36 · 13 · 2
 
 
-def test_a_grid_of_patches():
-    vit = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = OmitModel(tiny_config(vision_config={**vit, "intermediate_size": 16, "image_size": 32, "patch_size": 8}))
-    image = model.get_image_features(torch.rand(1, 3, 32, 48))
-    assert handler_module._grid(image, (32, 48)) == [4, 6]
-
-
 @pytest.mark.parametrize("matching", MATCHING)
 def test_alignment_of_every_head(handler, checkpoint, matching):
     handler = copy.copy(handler)

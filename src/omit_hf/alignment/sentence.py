@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from omit_hf.alignment.cells import grid_cells, grid_shape, window_of
+from omit_hf.alignment.cells import grid_cells, window_of
 from omit_hf.modeling.features_omit import OmitFeatures
 from omit_hf.modeling.matching_omit import MATCHING, MatchingHead
 from omit_hf.modeling.pictures_omit import rgb_picture
@@ -152,7 +152,7 @@ def encode_picture(
         frame = _region_frame(picture, boxes, size, count)
     else:
         shown = tuple(pixels["pixel_values"].shape[-2:])
-        grid = grid_shape(count, shown, image.last_hidden_state)
+        grid = model.vision_encoder.grid(shown, image.last_hidden_state)
         area = tuple(window_of(processor.image_processor, *picture.size).tolist())
         frame = {"grid": grid, "area": area, "width": picture.width, "height": picture.height}
     return EncodedPicture(image.select(slice(1)), frame)

@@ -146,9 +146,9 @@ class EndpointHandler:
             if request.alignment:
                 numbers = words_in_all * image.embeds.shape[1] * len(sources)
                 _check_count("alignment", numbers, self.limits.aligned_numbers, "cells times words")
-                grid = _grid(image, tuple(pixels.shape[-2:]))
+                grid = self.model.vision_encoder.grid(pixels.shape[-2:], image.last_hidden_state)
                 for entry, aligned in zip(answer, self._alignments(image, text, words["input_ids"]), strict=True):
-                    entry["alignment"] = {"grid": grid, "words": aligned}
+                    entry["alignment"] = {"grid": list(grid), "words": aligned}
             answers.append(sorted(answer, key=lambda entry: -entry["score"]))
         return answers
 
@@ -189,15 +189,6 @@ class EndpointHandler:
             ]
             for ids, mask, share in zip(input_ids.tolist(), text.mask, shares, strict=True)
         ]
-
-
-def _grid(image, pixels: tuple[int, int]) -> list[int] | None:
-    """Rows and columns of an image's cells; None where they are no grid of square ones."""
-    states, cells = image.last_hidden_state, image.embeds.shape[1]
-    if states is not None and states.ndim == 4:  # [B, width, H, W]
-        return list(states.shape[-2:])
-    rows = max(1, round((cells * pixels[0] / pixels[1]) ** 0.5))
-    return [rows, cells // rows] if cells % rows == 0 else None
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
