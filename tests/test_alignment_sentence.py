@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from miniatures import save_clip, text_options, text_tokenizer
+from miniatures import VISION, save_clip, text_options, text_tokenizer
 from PIL import Image
 from tiny import REGIONS, tiny_config
 from transformers import CLIPImageProcessor, ViTImageProcessor
@@ -185,6 +185,39 @@ def test_a_word_of_several_tokens_has_the_mass_of_all_of_them(tmp_path):
     np.testing.assert_allclose(found.column_marginals, [1 / 5, 3 / 5, 1 / 5], rtol=1e-5)
     np.testing.assert_allclose(found.area, (15, 0, 75, 60), atol=0.5)  # the square in the middle, scaled to 32 x 32
     assert found.grid == (4, 4)
+
+
+STRIPS = [(20, 2), (2, 20), (200, 3), (3, 200), (4000, 40), (5, 3), (1, 30), (1, 1), (95, 31)]
+SHOWN = {
+    "as it is": ViTImageProcessor(do_resize=False),
+    "squeezed": ViTImageProcessor(size={"height": 32, "width": 32}),
+    "cropped": CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+    "padded": CLIPImageProcessor(do_resize=False, crop_size={"height": 64, "width": 64}),
+}
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+@pytest.mark.parametrize("kind", ["resnet", "convnext", "vit", "swin"])
+def test_a_picture_that_scores_can_be_aligned(kind, shown, processor):
+    vision = {"model_type": kind, **VISION[kind]}
+    text = {"model_type": "omit_bigru", "embedding_size": 8, "hidden_size": 16, "vocab_size": len(processor.tokenizer)}
+    processor = OmitProcessor(SHOWN[shown], processor.tokenizer)
+    aligned = 0
+    for size in STRIPS:
+        torch.manual_seed(0)
+        model = OmitModel(tiny_config(vision_config=vision, text_config=text)).eval()
+        picture = Image.new("RGB", size, "teal")
+        try:
+            model(**processor(images=picture, text="a star"))
+        except RuntimeError:  # smaller than a patch
+            assert shown == "as it is"
+            continue
+        found = word_alignment(model, processor, picture, "a star")
+        assert len(found.places()) == len(found.mass) == found.grid[0] * found.grid[1]
+        assert (found.grid[0] > found.grid[1]) == (size[0] < size[1]) or shown != "as it is"
+        aligned += 1
+    assert aligned == len(STRIPS) or shown == "as it is"
+    assert aligned
 
 
 @pytest.fixture
