@@ -27,13 +27,13 @@ import torch
 from PIL import Image
 
 from omit_hf import OmitModel, OmitProcessor
+from omit_hf.alignment import EncodedPicture, WordAlignment, align_sentence, encode_picture
 from omit_hf.command_line import CommandParser, errors_in_one_line, expanded
 from omit_hf.data import load_image_text
 from omit_hf.hub.handler import Limits, RequestError, decoded
 from omit_hf.modeling.matching_omit import MATCHING
 from omit_hf.modeling.pictures_omit import rgb_picture
 from omit_hf.training import data_of_model
-from omit_hf.word_alignments import EncodedPicture, WordAlignment, align_sentence, encode_picture
 
 LIMITS = Limits(characters=200)  # of a sentence
 MOST_CELLS = 1024  # of a picture; where a processor does not resize, larger ones are scaled down

@@ -14,9 +14,9 @@ from pathlib import Path
 from accelerate import PartialState
 
 from omit_hf import OmitModel, OmitProcessor
+from omit_hf.alignment import alignment_table, evaluate_alignment
 from omit_hf.command_line import CommandParser, errors_in_one_line, json_object
 from omit_hf.data import load_entities
-from omit_hf.evaluation import alignment_table, evaluate_alignment
 from omit_hf.training import (
     check_output_files,
     data_of_model,

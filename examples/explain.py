@@ -20,11 +20,11 @@ import PIL.Image
 from datasets import Image
 
 from omit_hf import OmitModel, OmitProcessor
+from omit_hf.alignment import WordAlignment, word_alignment
 from omit_hf.command_line import CommandParser, Text, errors_in_one_line, json_object
 from omit_hf.data import load_image_text, load_scenes
 from omit_hf.data.pictures import open_picture
 from omit_hf.visualization import check_figure_file, draw_comparison, draw_plan, draw_words, save_figure
-from omit_hf.word_alignments import WordAlignment, word_alignment
 
 SPLITS = ("train", "validation", "test")
 DRAWINGS = ("words", "plan")

@@ -1,6 +1,7 @@
 """Building and loading backbones of transformers, and what their configurations and tokenizers say about them."""
 
 import inspect
+import math
 
 import torch
 from torch import Tensor, nn
@@ -127,18 +128,36 @@ def own_image_size(backbone: nn.Module) -> tuple[int, int] | None:
     return tuple(size) if isinstance(size, list | tuple) else (size, size)
 
 
-def number_of_patches(config, pixel_values: Tensor, tokens: int) -> int:
-    """How many of a backbone's output tokens are patches; CLS and registers come before them."""
-    if hasattr(config, "depths"):  # hierarchical transformers (Swin and its kin) have no CLS
-        return tokens
+def cell_grid(config, pixels: tuple[int, int], states: Tensor) -> tuple[int, int]:
+    """Rows and columns of the cells that a vision backbone makes of an image.
+
+    Args:
+        config: of the backbone.
+        pixels: height and width of the image.
+        states: the backbone's last ones, [B, width, rows, columns], or a list of cells [B, n, width], before which CLS
+            and registers may stand.
+
+    Raises:
+        ValueError: if the states are fewer than the cells.
+    """
+    if states.ndim == 4:
+        return tuple(states.shape[-2:])
     sizes = config.patch_size if isinstance(config.patch_size, list | tuple) else (config.patch_size,) * 2
-    patches = (pixel_values.shape[-2] // sizes[0]) * (pixel_values.shape[-1] // sizes[1])
-    if not 0 < patches <= tokens:
+    num_states = states.shape[1]
+    if hasattr(config, "depths"):  # hierarchical transformers (Swin and its kin) have no CLS, and pad to whole cells
+        halvings = 2 ** (len(config.depths) - 1)
+        rows, columns = (-(-side // (size * halvings)) for side, size in zip(pixels, sizes, strict=True))
+        if rows * columns != num_states:  # others halve otherwise: the grid of the squarest cells
+            divisors = [n for n in range(1, num_states + 1) if num_states % n == 0]
+            rows = min(divisors, key=lambda n: abs(math.log(n * n * pixels[1] / (num_states * pixels[0]))))
+        return rows, num_states // rows
+    rows, columns = (side // size for side, size in zip(pixels, sizes, strict=True))
+    if not 0 < rows * columns <= num_states:
         raise ValueError(
-            f"{config.model_type} gave {tokens} tokens for an image of {tuple(pixel_values.shape[-2:])} pixels; "
-            f"expected at least {patches}, one for each {sizes[0]} x {sizes[1]} patch."
+            f"{config.model_type} gave {num_states} tokens for an image of {tuple(pixels)} pixels; expected at least "
+            f"{rows * columns}, one for each {sizes[0]} x {sizes[1]} patch."
         )
-    return patches
+    return rows, columns
 
 
 def train_unfrozen(encoder: nn.Module, mode: bool) -> nn.Module:

@@ -7,6 +7,7 @@ backbone gives, its `states`, can be cached and passed in the place of its input
 
 import contextlib
 import copy
+import math
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,8 @@ from .backbones_omit import (
     TEXT_TOWERS,
     backbone_width,
     build_vision_backbone,
+    cell_grid,
     check_input,
-    number_of_patches,
     own_image_size,
     train_unfrozen,
     without_pooler,
@@ -165,12 +166,14 @@ class GridEncoder(nn.Module):
         except RuntimeError:  # of a convolution whose kernel is larger than the picture, or of anything else
             self._check_size(pixel_values, **kwargs)
             raise
-        cells = output.feature_maps[-1] if "feature_maps" in output else output.last_hidden_state
+        if "feature_maps" in output:  # of a stage before the last
+            output["last_hidden_state"] = output.feature_maps[-1]
+        cells = output.last_hidden_state
         if cells.ndim == 4:  # [B, width, H, W]
             cells = cells.flatten(2).transpose(1, 2)
             prefix = 0
         else:
-            prefix = cells.shape[1] - number_of_patches(self.backbone.config, pixel_values, cells.shape[1])
+            prefix = cells.shape[1] - math.prod(self.grid(pixel_values.shape[-2:], cells))
         if self.kind == "clip_vision_model":  # CLIP normalises the CLS state alone, since it reads no other
             cells = self.backbone.post_layernorm(cells)
         if self.pooling_head:
@@ -193,6 +196,11 @@ class GridEncoder(nn.Module):
                 f"pixel_values has pictures of {pixels.shape[-1]} x {pixels.shape[-2]} pixels; the vision backbone, "
                 f"{self.kind!r}, takes at least {side} x {side}. Enlarge them, or let the processor: do_resize=True."
             )
+
+    def grid(self, pixels: tuple[int, int], states: Tensor) -> tuple[int, int]:
+        """Rows and columns of the fragments of an image of so many pixels, height and width; `states` are the
+        `last_hidden_state` of its features."""
+        return cell_grid(self.backbone.config, pixels, states)
 
     def train(self, mode: bool = True):
         return train_unfrozen(self, mode)

@@ -7,6 +7,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 
 from .pictures_omit import as_pictures
+from .words_omit import Word, words_of_tokens
 
 
 class OmitProcessor(ProcessorMixin):
@@ -83,6 +84,10 @@ class OmitProcessor(ProcessorMixin):
         if not masked and isinstance(inputs["input_ids"], torch.Tensor):
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         return inputs
+
+    def words(self, sentence: str, input_ids: torch.Tensor, valid: torch.Tensor) -> list[Word]:
+        """The words of a caption, and which of its tokens make each; see `words_of_tokens`."""
+        return words_of_tokens(self.tokenizer, sentence, input_ids, valid)
 
     def _check_sizes(self, images, kwargs):
         options = {**self.images_kwargs, **kwargs, **kwargs.get("images_kwargs", {})}

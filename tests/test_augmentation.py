@@ -110,3 +110,25 @@ def test_clip_has_no_token_for_a_masked_word():
 
 def test_words_of_captions():
     assert words_of(["A red star.", "a blue star, naïve"]) == ["a", "blue", "naïve", "red", "star"]
+    assert words_of(["cafe\u0301, don't", "كِتَابٌ 北京 👍"]) == sorted(["café", "don't", "كِتَابٌ", "北", "京", "👍"])
+
+
+def test_punctuation_stays_and_blanks_go_with_a_deleted_word():
+    class Draws:  # one number a word, and which of the vocabulary
+        def __init__(self, *draws):
+            self.draws = iter(draws)
+
+        def random(self):
+            return next(self.draws)
+
+        def integers(self, count):
+            return next(self.draws)
+
+    deleted, kept, masked, replaced = 0.45, 0.9, 0.1, 0.27  # of a share of a half
+    caption = "a red, small star."
+    assert perturb_words(caption, 0.5, "[M]", ["x"], Draws(kept, deleted, kept, kept)) == "a, small star."
+    assert perturb_words(caption, 0.5, "[M]", ["x"], Draws(deleted, kept, kept, deleted)) == "red, small."
+    assert perturb_words(caption, 0.5, "[M]", ["x"], Draws(masked, kept, replaced, 0, masked)) == "[M] red, x [M]."
+    assert perturb_words(caption, 0.5, "[M]", ["x"], Draws(*[deleted] * 4)) == caption
+    assert perturb_words("我爱北京", 0.5, "[M]", ["x"], Draws(kept, masked, deleted, kept)) == "我[M]京"
+    assert perturb_words("...", 0.5, "[M]", ["x"], Draws()) == "..."

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import miniatures
 import pytest
 import torch
@@ -5,7 +7,7 @@ from tiny import REGIONS, TEXT, tiny_config
 from torch import nn
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.modeling.backbones_omit import backbone_width, text_settings
+from omit_hf.modeling.backbones_omit import backbone_width, cell_grid, text_settings
 from omit_hf.modeling.encoders_omit import keep_regions
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -126,6 +128,48 @@ def test_an_earlier_stage_by_autobackbone():
     assert type(model.vision_encoder.backbone).__name__ == "ResNetBackbone"
     out = model.get_image_features(torch.rand(2, 3, 64, 96))
     assert out.embeds.shape == (2, 16 * 24, 16)
+
+
+STRIPS = {  # rows and columns of the cells of 95 x 31, 8 x 130 and 8 x 16 pixels
+    "resnet": [(12, 4), (1, 17), (1, 2)],
+    "convnext": [(11, 3), (1, 16), (1, 2)],
+    "vit": [(11, 3), (1, 16), (1, 2)],
+    "dinov2_with_registers": [(11, 3), (1, 16), (1, 2)],
+    "swin": [(12, 4), (1, 17), (1, 2)],
+}
+
+
+@pytest.mark.parametrize("kind", STRIPS)
+def test_the_grid_of_strips(kind):
+    smaller = {"patch_size": 8, "image_size": 64} if "patch_size" in VISION[kind][0] else {}
+    if kind == "swin":
+        smaller = {"window_size": 1}  # transformers' Swin fails on what is narrower than a window
+    options = {**VISION[kind][0], **smaller}
+    encoder = OmitModel(tiny_config(vision_config={"model_type": kind, **options})).eval().vision_encoder
+    for pixels, expected in zip(((95, 31), (8, 130), (8, 16)), STRIPS[kind], strict=True):
+        fragments, _, _, output = encoder(torch.rand(1, 3, *pixels))
+        assert encoder.grid(pixels, output.last_hidden_state) == expected
+        assert fragments.shape[1] == expected[0] * expected[1]
+
+
+def test_the_grid_of_an_earlier_stage():
+    config = {"model_type": "resnet", **VISION["resnet"][0], "out_features": ["stage1"]}
+    encoder = OmitModel(tiny_config(vision_config=config)).eval().vision_encoder
+    assert encoder.grid((64, 96), encoder(torch.rand(1, 3, 64, 96))[3].last_hidden_state) == (16, 24)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "cells", "grid"), [((64, 96), 24, (4, 6)), ((200, 3), 7, (7, 1)), ((9, 9), 1, (1, 1))]
+)
+def test_the_grid_of_a_hierarchy_that_halves_otherwise(pixels, cells, grid):
+    config = SimpleNamespace(depths=[1, 1, 1], patch_size=7)
+    assert cell_grid(config, pixels, torch.zeros(1, cells, 4)) == grid
+
+
+def test_fewer_states_than_patches():
+    config = SimpleNamespace(model_type="vit", patch_size=16)
+    with pytest.raises(ValueError, match=r"vit gave 23 tokens for an image of \(64, 96\) pixels; expected at least 24"):
+        cell_grid(config, (64, 96), torch.zeros(1, 23, 4))
 
 
 def test_states_replace_pixels(model, inputs):

@@ -13,8 +13,8 @@ from PIL import Image
 from tiny import REGIONS, TEXT, tiny_config
 
 from omit_hf import OmitModel, OmitProcessor
+from omit_hf.alignment import word_alignment
 from omit_hf.data import build_word_tokenizer
-from omit_hf.word_alignments import word_alignment
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "explain.py"
 

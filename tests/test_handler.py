@@ -27,14 +27,16 @@ from broken_pictures import FILES, png_with, with_metadata
 from broken_pictures import PICTURE as STANDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from miniatures import text_options, text_tokenizer
 from PIL import Image
 from tiny import CODE, PROGRAMS, REGIONS, TEXT, tiny_config
-from transformers import pipeline
+from transformers import ViTImageProcessor, pipeline
 
 from omit_hf import OmitConfig, OmitModel, OmitProcessor
 from omit_hf.hub import handler as handler_module
 from omit_hf.hub import write_handler
 from omit_hf.hub.handler import EndpointHandler, Limits, is_public
+from omit_hf.modeling.backbones_omit import text_settings
 from omit_hf.modeling.matching_omit import MATCHING
 
 PROGRAM = PROGRAMS / "serve_without_the_package.py"
@@ -138,6 +140,39 @@ def test_alignment(handler, scenes):
             assert 0 < word["matched"] < 1
 
 
+@pytest.mark.parametrize("matching", ["omit", "ot", "maxsim"])
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_words_are_whole_as_in_the_pipeline(kind, matching, tmp_path, scenes):
+    tokenizer = text_tokenizer(kind)
+    text = {"model_type": kind, **text_options(kind, tokenizer)}
+    torch.manual_seed(0)
+    model = OmitModel(tiny_config(text_config=text, matching=matching, **text_settings(tokenizer)))
+    model.save_pretrained(tmp_path)
+    OmitProcessor(ViTImageProcessor(do_resize=False), tokenizer).save_pretrained(tmp_path)
+    picture, sentences = scenes["test"][0]["image"], ["a small café, don't!", "red  cafe\u0301"]
+    parameters = {"captions": sentences, "alignment": True}
+    answer = EndpointHandler(str(tmp_path))({"inputs": encoded(file_of(picture)), "parameters": parameters})
+    match = pipeline("image-text-matching", model=str(tmp_path))
+    expected = match(picture, text=sentences, return_alignment=True)
+    for entry in expected:
+        [words] = [each["alignment"]["words"] for each in answer if each["caption"] == entry["text"]]
+        assert len(words) == len(entry["alignment"]["words"])
+        for word, other in zip(words, entry["alignment"]["words"], strict=True):
+            assert word["word"] == other["word"]
+            assert word["mass"] == pytest.approx(other["mass"], abs=1e-5)
+            assert word["matched"] == pytest.approx(other["matched"], abs=1e-5)
+    assert [word["word"] for word in expected[0]["alignment"]["words"]] == ["a", "small", "café", ",", "don't", "!"]
+    assert [word["word"] for word in expected[1]["alignment"]["words"]] == ["red", "cafe\u0301"]
+
+
+def test_the_grid_of_a_strip(handler):
+    for size, grid in (((96, 16), [1, 6]), ((16, 200), [12, 1]), ((60, 17), [1, 3])):
+        request = {"captions": ["a star"], "alignment": True}
+        [answer] = handler({"inputs": encoded(file_of(Image.new("RGB", size))), "parameters": request})
+        assert answer["alignment"]["grid"] == grid
+        assert len(answer["alignment"]["words"][0]["mass"]) == grid[0] * grid[1]
+
+
 def test_an_alignment_is_no_larger_than_allowed(handler):
     """Which cells and words are many, only the model's encoders tell."""
     captions = ["a red circle " * 3, "a small blue star"]
@@ -149,13 +184,6 @@ def test_an_alignment_is_no_larger_than_allowed(handler):
     for answer in answers[1:]:
         assert answer["status"] == 413
         assert "alignment is of 936 cells times words; expected at most 864" in answer["error"]  # 36 · 13 · 2
-
-
-def test_a_grid_of_patches():
-    vit = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = OmitModel(tiny_config(vision_config={**vit, "intermediate_size": 16, "image_size": 32, "patch_size": 8}))
-    image = model.get_image_features(torch.rand(1, 3, 32, 48))
-    assert handler_module._grid(image, (32, 48)) == [4, 6]
 
 
 @pytest.mark.parametrize("matching", MATCHING)
@@ -780,6 +808,10 @@ def test_the_handler_is_written_into_a_checkpoint(checkpoint, tmp_path):
     assert not (tmp_path / "handler.py").exists()
     for name in CODE:
         (tmp_path / name).write_bytes((checkpoint / name).read_bytes())
+    (tmp_path / "words_omit.py").rename(tmp_path / "kept")
+    with pytest.raises(FileNotFoundError, match="lacks the model's code: words_omit.py; load model and processor and"):
+        write_handler(tmp_path)  # of an older version
+    (tmp_path / "kept").rename(tmp_path / "words_omit.py")
     file = write_handler(tmp_path)
     assert file.read_bytes() == Path(handler_module.__file__).read_bytes()
     needed = (tmp_path / "requirements.txt").read_text().splitlines()
@@ -815,3 +847,5 @@ def test_it_serves_where_the_package_is_not_installed(handler, checkpoint, tmp_p
     assert [each["caption"] for each in answer] == [each["caption"] for each in expected]
     assert [each["score"] for each in answer] == pytest.approx([each["score"] for each in expected], abs=1e-6)
     assert answer[0]["alignment"]["grid"] == expected[0]["alignment"]["grid"]
+    words, others = (each[0]["alignment"]["words"] for each in (answer, expected))
+    assert [each["word"] for each in words] == [each["word"] for each in others]

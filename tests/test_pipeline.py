@@ -15,8 +15,8 @@ from transformers import CLIPConfig, CLIPModel, ViTImageProcessor, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from omit_hf import OmitModel, OmitProcessor
+from omit_hf.alignment import word_alignment
 from omit_hf.hub import ImageTextMatchingPipeline
-from omit_hf.word_alignments import word_alignment
 
 TASK, ZERO_SHOT = "image-text-matching", "zero-shot-image-classification"
 TEXT = ["a red circle", "a small blue star and a ring", "two of them"]

@@ -11,10 +11,10 @@ from planned import alignment
 from tiny import REGIONS, tiny_config
 
 from omit_hf import OmitModel
+from omit_hf.alignment import WordAlignment, word_alignment
 from omit_hf.visualization import check_figure_file, draw_comparison, draw_plan, draw_words, explain, save_figure
 from omit_hf.visualization.panels import COLOURS, fitted
 from omit_hf.visualization.plan import chosen_fragments
-from omit_hf.word_alignments import WordAlignment, word_alignment
 
 PICTURE = Image.new("RGB", (80, 40), "teal")
 

@@ -17,6 +17,12 @@ def test_rare_and_new_words_are_unknown():
     assert tokenizer(["a red circle, a square"])["input_ids"] == [[2, 1, 4, 2, 1]]
 
 
+def test_words_are_unicodes():
+    tokenizer = build_word_tokenizer(["don't cafe\u0301 كِتَابٌ 北京 👍🏽 3.5, well-known"])
+    words = {"don't", "café", "كِتَابٌ", "北", "京", "👍🏽", "3.5", "well", "known"}
+    assert set(tokenizer.get_vocab()) == {"<pad>", "<unk>", *words}
+
+
 def test_padding_and_truncation():
     tokenizer = build_word_tokenizer(CAPTIONS, max_length=3)
     batch = tokenizer(["a red blue star", "star"], padding=True, truncation=True)

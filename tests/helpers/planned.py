@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from omit_hf.word_alignments import WordAlignment
+from omit_hf.alignment import WordAlignment
 
 
 def alignment(plan, words=("left", "star"), **options) -> WordAlignment:

@@ -4,13 +4,14 @@ All randomness is a function of (seed, epoch, pair), so that a resumed run, or o
 same pairs to the bit.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
+
+from omit_hf.data.words import count_words, word_spans
 
 MASKED, REPLACED = 0.5, 0.1  # shares of the perturbed words; the rest is deleted
 ASPECT_RATIOS = 3 / 4, 4 / 3  # of a crop, relative to its picture's
@@ -62,17 +63,20 @@ class Augmentation:
 
 
 def perturb_words(caption: str, share: float, mask: str, vocabulary: Sequence[str], random: np.random.Generator) -> str:
-    """Mask, replace or delete each word with a probability; at least one word is left."""
-    left = []
-    for word in caption.split():
-        chance = random.random() / share
-        if chance >= 1:
-            left.append(word)
-        elif chance < MASKED:
-            left.append(mask)
+    """Mask, replace or delete each word with a probability, a deleted one with the blanks before it; at least one word
+    is left."""
+    changed, end, left = "", 0, 0
+    for start, stop in word_spans(caption):
+        chance, between = random.random() / share, caption[end:start]
+        if chance < MASKED:
+            word = mask
         elif chance < MASKED + REPLACED:
-            left.append(vocabulary[random.integers(len(vocabulary))])
-    return " ".join(left) if left else caption
+            word = vocabulary[random.integers(len(vocabulary))]
+        else:
+            word = caption[start:stop] if chance >= 1 else ""
+        changed += between + word if word else between.rstrip()
+        end, left = stop, left + bool(word)
+    return " ".join((changed + caption[end:]).split()) if left else caption
 
 
 def crop_box(size: tuple[int, int], smallest: float, random: np.random.Generator) -> tuple[float, float, float, float]:
@@ -106,5 +110,5 @@ def mask_token(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def words_of(captions: Iterable[str]) -> list[str]:
-    """The distinct words of some captions, lower-case and without punctuation, in alphabetical order."""
-    return sorted({word for caption in captions for word in re.findall(r"\w+", caption.lower())})
+    """The distinct words of some captions, as the word tokenizer takes them, in alphabetical order."""
+    return sorted(count_words(captions))

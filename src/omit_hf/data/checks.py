@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from omit_hf.data.pictures import unreadable_pictures
 from omit_hf.data.schema import SPLITS, DataError
-from omit_hf.data.vocabulary import count_words
+from omit_hf.data.words import count_words, word_spans
 
 MAX_WORDS = 1000  # a caption of more is a document, or a file read wrongly; tokenizers cut at a tenth of it or less
 
@@ -37,8 +37,8 @@ class SplitDescription:
     Args:
         images, captions: how many.
         captions_per_image: of every image.
-        words: of every caption, parted by spaces.
-        vocabulary: different words, as a word tokenizer takes them.
+        words: of every caption, as a word tokenizer takes them.
+        vocabulary: different words.
     """
 
     images: int
@@ -55,7 +55,7 @@ def describe_split(split: Dataset) -> SplitDescription:
         images=len(split),
         captions=len(captions),
         captions_per_image=Spread.of([len(captions) for captions in split["captions"]]),
-        words=Spread.of([len(caption.split()) for caption in captions]),
+        words=Spread.of([len(word_spans(caption)) for caption in captions]),
         vocabulary=len(count_words(captions)),
     )
 

@@ -1,25 +1,17 @@
 """A word-level tokenizer made from captions, for the BiGRU text encoder."""
 
-import collections
 from collections.abc import Iterable
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from omit_hf.data.words import NORMALIZER, SPLITTER, count_words
+
 PAD, UNKNOWN = "<pad>", "<unk>"
-NORMALIZER = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-SPLITTER = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("removed")])
-
-
-def count_words(captions: Iterable[str]) -> collections.Counter:
-    """How often each word occurs in some captions, a word being what the tokenizer takes for one."""
-    return collections.Counter(
-        word for caption in captions for word, _ in SPLITTER.pre_tokenize_str(NORMALIZER.normalize_str(caption))
-    )
 
 
 def build_word_tokenizer(captions: Iterable[str], min_count: int = 1, max_length: int = 64) -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are the words of some captions: lower case, split at spaces and punctuation.
+    """A tokenizer whose tokens are the words of some captions, in lower case; see `omit_hf.data.words`.
 
     Args:
         captions: texts of the training split; never of the others, or results on them flatter.

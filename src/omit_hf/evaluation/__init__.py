@@ -1,6 +1,5 @@
 """Encode a split, score it, measure it."""
 
-from omit_hf.evaluation.alignment import alignment_table, evaluate_alignment
 from omit_hf.evaluation.ensemble import check_similarity_file, ensemble, load_similarity, save_similarity
 from omit_hf.evaluation.pairs import SplitPairs
 from omit_hf.evaluation.retrieval import mean_average_precision, metrics_table, precision_at_r, retrieval_metrics
@@ -17,11 +16,9 @@ from omit_hf.evaluation.scoring import (
 __all__ = [
     "EncodedSplit",
     "SplitPairs",
-    "alignment_table",
     "check_similarity_file",
     "encode_split",
     "ensemble",
-    "evaluate_alignment",
     "evaluate_split",
     "load_similarity",
     "mean_average_precision",

@@ -12,6 +12,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 
 HANDLER_FILE, REQUIREMENTS_FILE = "handler.py", "requirements.txt"
 NEEDED = ("torch", "transformers", "pillow")
+CALLED = ("head_omit.py", "words_omit.py")  # code that the handler calls, and older checkpoints lack
 
 
 def write_handler(folder: str | os.PathLike) -> Path:
@@ -32,8 +33,10 @@ def write_handler(folder: str | os.PathLike) -> Path:
             raise FileNotFoundError(
                 f"{folder} has no {name}; expected the folder of a checkpoint, saved with its processor."
             )
-    missing = missing_code(folder)
-    if missing or not named_code(folder):
+    named, missing = named_code(folder), missing_code(folder)
+    if named and not missing:
+        missing = [name for name in CALLED if not (folder / name).is_file()]
+    if missing or not named:
         raise FileNotFoundError(
             f"{folder} lacks the model's code{': ' if missing else ''}{', '.join(missing)}; load model and processor "
             "and save them there again."

@@ -200,9 +200,10 @@ class EndpointHandler:
             if request.alignment:
                 numbers = words_in_all * image.embeds.shape[1] * len(sources)
                 _check_count("alignment", numbers, self.limits.aligned_numbers, "cells times words")
-                grid = _grid(image, tuple(pixels.shape[-2:]))
-                for entry, aligned in zip(answer, self._alignments(image, text, words["input_ids"]), strict=True):
-                    entry["alignment"] = {"grid": grid, "words": aligned}
+                grid = self.model.vision_encoder.grid(pixels.shape[-2:], image.last_hidden_state)
+                alignments = self._alignments(image, text, words["input_ids"], request.sentences)
+                for entry, aligned in zip(answer, alignments, strict=True):
+                    entry["alignment"] = {"grid": list(grid), "words": aligned}
             answers.append(sorted(answer, key=lambda entry: -entry["score"]))
         return answers
 
@@ -231,7 +232,7 @@ class EndpointHandler:
         except ValueError as error:  # smaller than the model takes
             raise RequestError(f"{place} cannot be used: {error}") from error
 
-    def _alignments(self, image, text, input_ids: torch.Tensor) -> list[list[dict]]:
+    def _alignments(self, image, text, input_ids: torch.Tensor, sentences: list[str]) -> list[list[dict]]:
         """For each caption its words, and the share of each one's mass that comes from each cell."""
         head = self.model.matching
         if not head.aligns:
@@ -240,20 +241,18 @@ class EndpointHandler:
                 "alignment to be false."
             )
         match = head.match(image, text)
-        cells = match.alignment[0]  # [B_t, K, L]
-        totals = cells.sum(1) + (0 if match.column_dustbin is None else match.column_dustbin[0])
-        shares = (cells / torch.where(totals > 0, totals, 1)[:, None]).transpose(1, 2)  # [B_t, L, K]
-        return [
-            [
-                {
-                    "word": self.processor.tokenizer.decode([ids[place]]).strip(),
-                    "matched": round(share[place].sum().item(), 6),
-                    "mass": [round(value, 6) for value in share[place].tolist()],
-                }
-                for place in mask.nonzero()[:, 0].tolist()
-            ]
-            for ids, mask, share in zip(input_ids.tolist(), text.mask, shares, strict=True)
-        ]
+        cells = match.alignment[0].transpose(1, 2)  # [B_t, L, K]
+        totals = cells.sum(2) + (0 if match.column_dustbin is None else match.column_dustbin[0])
+        answers = []
+        for number, sentence in enumerate(sentences):
+            valid = text.mask[number, : input_ids.shape[1]]
+            answers.append([])
+            for word in self.processor.words(sentence, input_ids[number].cpu(), valid.cpu()):
+                total, mass = totals[number, word.tokens].sum(), cells[number, word.tokens].sum(0)
+                mass = (mass / torch.where(total > 0, total, 1)).tolist()
+                values = [round(value, 6) for value in mass]
+                answers[-1].append({"word": word.text, "matched": round(sum(mass), 6), "mass": values})
+        return answers
 
 
 class _Clock:
@@ -282,15 +281,6 @@ class _Clock:
             yield
         finally:
             lock.release()
-
-
-def _grid(image, pixels: tuple[int, int]) -> list[int] | None:
-    """Rows and columns of an image's cells; None where they are no grid of square ones."""
-    states, cells = image.last_hidden_state, image.embeds.shape[1]
-    if states is not None and states.ndim == 4:  # [B, width, H, W]
-        return list(states.shape[-2:])
-    rows = max(1, round((cells * pixels[0] / pixels[1]) ** 0.5))
-    return [rows, cells // rows] if cells % rows == 0 else None
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------

@@ -13,11 +13,11 @@ from torch.utils.data import Dataset
 from transformers import Pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
+from omit_hf.alignment import WordAlignment, word_alignment
 from omit_hf.data.pictures import open_picture
 from omit_hf.modeling.configuration_omit import MAX_LOGIT_SCALE, check_fields
 from omit_hf.modeling.features_omit import OmitFeatures
 from omit_hf.modeling.pictures_omit import as_picture
-from omit_hf.word_alignments import WordAlignment, word_alignment
 
 TASK = "image-text-matching"
 FUNCTIONS = ("none", "softmax")
@@ -81,7 +81,7 @@ class ImageTextMatchingPipeline(Pipeline):
             function_to_apply: `none` for the similarity, which compares sentences of one picture and pictures of one
                 sentence alike; `softmax` for shares of 1 among the sentences of each picture.
             return_alignment: tell as well where the words were found: `alignment`, a dict that JSON can hold, as
-                `omit_hf.word_alignments.WordAlignment.to_dict` makes it. Each pair is encoded once more for it.
+                `omit_hf.alignment.WordAlignment.to_dict` makes it. Each pair is encoded once more for it.
             return_picture: draw it as well: `picture`, PIL, as `omit_hf.visualization.draw_words` does; needs the
                 extra `plot`.
             batch_size: pictures that are encoded at once, 1 by default. The processor must make them one size.

@@ -7,6 +7,7 @@ from difflib import SequenceMatcher
 from matplotlib.figure import Figure
 from PIL import Image
 
+from omit_hf.alignment import WordAlignment
 from omit_hf.visualization.panels import (
     GAP,
     PALE,
@@ -21,7 +22,6 @@ from omit_hf.visualization.panels import (
     write,
 )
 from omit_hf.visualization.words import ACROSS, FOOT, MOST_PANELS, SCALE
-from omit_hf.word_alignments import WordAlignment
 
 APART = 0.25  # between blocks of words
 

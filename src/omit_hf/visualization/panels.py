@@ -16,9 +16,9 @@ from matplotlib.patheffects import withStroke
 from matplotlib.textpath import text_to_path
 from PIL import Image
 
+from omit_hf.alignment import WordAlignment
 from omit_hf.modeling.pictures_omit import rgb_picture
 from omit_hf.visualization.fonts import families
-from omit_hf.word_alignments import WordAlignment
 
 # Without viridis's palest fifth, which is lighter than a pale picture and would not darken it.
 COLOURS = ListedColormap(colormaps["viridis_r"](np.linspace(0.2, 1, 256)), "dark viridis")

@@ -6,9 +6,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from omit_hf.alignment import WordAlignment
 from omit_hf.visualization.fonts import families
 from omit_hf.visualization.panels import BAR, GAP, colour_scale, fitted, heat_map, place, shown_picture
-from omit_hf.word_alignments import WordAlignment
 
 ROW, THUMBNAIL = 0.34, 0.32
 WIDEST_COLUMN, NARROWEST_COLUMN, ACROSS = 0.5, 0.34, 11.0

@@ -5,6 +5,7 @@ import math
 from matplotlib.figure import Figure
 from PIL import Image
 
+from omit_hf.alignment import WordAlignment, word_alignment
 from omit_hf.visualization.panels import (
     GAP,
     TITLE,
@@ -16,7 +17,6 @@ from omit_hf.visualization.panels import (
     shown_picture,
     word_panel,
 )
-from omit_hf.word_alignments import WordAlignment, word_alignment
 
 ACROSS = 14.0  # inches
 MOST_PANELS = 8  # side by side

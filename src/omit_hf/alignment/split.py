@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from omit_hf.alignment.cells import grid_cells, window_of
 from omit_hf.data.inputs import ImageTextInputs
 from omit_hf.data.phrases import COLUMNS, Phrase, check_phrases, phrases_of
-from omit_hf.evaluation.cells import grid_cells, grid_shape, window_of
 from omit_hf.modeling import OmitFeatures
 from omit_hf.modeling.backbones_omit import fit_tokenizer
 
@@ -131,7 +131,7 @@ class Aligner:
                 )
         pixels = self.processor(images=pictures)["pixel_values"]
         image = self.model.get_image_features(pixels.to(self.model.device))
-        rows, columns = grid_shape(image.embeds.shape[1], tuple(pixels.shape[-2:]), image.last_hidden_state)
+        rows, columns = self.model.vision_encoder.grid(tuple(pixels.shape[-2:]), image.last_hidden_state)
         return image, [grid_cells(self._window(picture.size), rows, columns) for picture in pictures]
 
     def _window(self, size: tuple[int, int]) -> np.ndarray:

@@ -3,13 +3,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from miniatures import save_clip, text_tokenizer
+from miniatures import VISION, save_clip, text_options, text_tokenizer
 from PIL import Image
 from tiny import REGIONS, tiny_config
-from transformers import CLIPImageProcessor
+from transformers import CLIPImageProcessor, ViTImageProcessor
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.word_alignments import align_sentence, encode_picture, word_alignment, words_of_tokens
+from omit_hf.alignment import align_sentence, encode_picture, word_alignment, words_of_tokens
 
 PICTURE = Image.new("RGB", (96, 64), "teal")
 
@@ -62,8 +62,8 @@ def test_to_dict_is_json(scenes_model, processor):
     ("kind", "sentence", "expected"),
     [
         ("bert", "a small café.", ["a", "small", "café", "."]),
-        ("roberta", " red café don't 20", ["red", "café", "don", "'t", "20"]),
-        ("clip_text_model", "red café don't!!", ["red", "café", "don", "'t", "!!"]),
+        ("roberta", " red café don't 20", ["red", "café", "don't", "20"]),
+        ("clip_text_model", "red café don't!!", ["red", "café", "don't", "!!"]),
         ("siglip_text_model", "red. a cab", ["red", ".", "a", "cab"]),
     ],
 )
@@ -76,6 +76,82 @@ def test_sub_words_are_merged(kind, sentence, expected):
     words = words_of_tokens(tokenizer, sentence, ids, valid)
     assert [word.text for word in words] == expected
     assert [token for word in words for token in word.tokens] == valid.nonzero()[:, 0].tolist()
+
+
+def merged(kind: str, sentence: str) -> list[str]:
+    """The words of the tokens that are a sentence's own, all of which are in one."""
+    tokenizer = text_tokenizer(kind)
+    ids = torch.tensor(tokenizer(sentence)["input_ids"])
+    special = set(tokenizer.all_special_ids) - ({tokenizer.unk_token_id} if kind == "bert" else set())
+    valid = torch.tensor([each not in special for each in ids.tolist()])
+    words = words_of_tokens(tokenizer, sentence, ids, valid)
+    assert sorted(token for word in words for token in word.tokens) == valid.nonzero()[:, 0].tolist()
+    return [word.text for word in words]
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "clip_text_model"])
+@pytest.mark.parametrize(
+    ("sentence", "words"),
+    [
+        ("a café, a cafe\u0301", ["a", "café", ",", "a", "cafe\u0301"]),
+        ("كِتَابٌ جَمِيلٌ", ["كِتَابٌ", "جَمِيلٌ"]),
+        ("வணக்கம் உலகம்", ["வணக்கம்", "உலகம்"]),
+        ("नमस्ते क्\u200dष", ["नमस्ते", "क्\u200dष"]),
+        ("שָׁלוֹם", ["שָׁלוֹם"]),
+        ("don\u2019t l'été", ["don\u2019t", "l'été"]),
+        ("the U.S. 3.5 well-known...", ["the", "U.S", ".", "3.5", "well", "-", "known", "..."]),
+        ('"no!" (yes?)', ['"', "no", '!"', "(", "yes", "?)"]),
+        ("👩\u200d👩\u200d👧 👍🏽", ["👩\u200d👩\u200d👧", "👍🏽"]),
+        ("我爱北京", ["我", "爱", "北", "京"]),
+        ("안녕 세계", ["안녕", "세계"]),
+        ("co\u00adoperate \u200fa\u200e", ["co\u00adoperate", "a\u200e"]),
+        ("  a  red\t\n star ", ["a", "red", "star"]),
+    ],
+)
+def test_words_are_unicodes(kind, sentence, words):
+    assert merged(kind, sentence) == words
+
+
+def test_characters_of_a_script_without_blanks():
+    assert merged("roberta", "สวัสดี") == ["ส", "วั", "ส", "ดี"]
+    assert merged("roberta", "カタカナの日本語") == ["カタカナ", "の", "日", "本", "語"]
+
+
+def test_tokens_of_blanks_belong_to_the_word_after_them():
+    tokenizer = text_tokenizer("roberta")
+    for sentence, expected in {
+        " a   b  ": [("a", [1, 2]), ("b", [3, 4, 5, 6, 7, 8])],  # at the end, to the one before
+        "   ": [],
+    }.items():
+        ids = torch.tensor(tokenizer(sentence)["input_ids"])
+        words = words_of_tokens(tokenizer, sentence, ids, ids > 2)
+        assert [(word.text, word.tokens) for word in words] == expected
+
+
+def test_a_special_token_is_a_word_of_its_own():
+    tokenizer = text_tokenizer("bert")
+    ids = torch.tensor(tokenizer("a star", padding="max_length", max_length=12)["input_ids"])
+    words = words_of_tokens(tokenizer, "a star", ids, torch.arange(12) < 8)
+    assert [word.text for word in words] == ["[CLS]", "a", "star", "[SEP]", "[PAD]"]
+
+
+def test_tokens_of_another_sentence():
+    tokenizer = text_tokenizer("bert")
+    ids = torch.tensor(tokenizer("a star")["input_ids"])
+    with pytest.raises(ValueError, match="input_ids is not what BertTokenizer makes of 'a dot'; expected that"):
+        words_of_tokens(tokenizer, "a dot", ids, ids > 3)
+
+
+def test_two_blanks_make_no_word():
+    tokenizer = text_tokenizer("roberta")
+    text = {"model_type": "roberta", **text_options("roberta", tokenizer)}
+    model = OmitModel(tiny_config(text_config=text, special_token_ids=[0, 1, 2])).eval()
+    processor = OmitProcessor(ViTImageProcessor(do_resize=False), tokenizer)
+    found = word_alignment(model, processor, PICTURE, "a  red ")
+    assert found.words == ["a", "red"]
+    assert found.plan.sum() == pytest.approx(1, rel=1e-5)
+    np.testing.assert_allclose(found.plan.sum(axis=0), found.column_marginals, rtol=1e-4)
+    np.testing.assert_allclose(found.column_marginals, [1 / 8, 1 / 8, 6 / 8], rtol=1e-5)
 
 
 class SentencePieces:
@@ -109,6 +185,39 @@ def test_a_word_of_several_tokens_has_the_mass_of_all_of_them(tmp_path):
     np.testing.assert_allclose(found.column_marginals, [1 / 5, 3 / 5, 1 / 5], rtol=1e-5)
     np.testing.assert_allclose(found.area, (15, 0, 75, 60), atol=0.5)  # the square in the middle, scaled to 32 x 32
     assert found.grid == (4, 4)
+
+
+STRIPS = [(20, 2), (2, 20), (200, 3), (3, 200), (4000, 40), (5, 3), (1, 30), (1, 1), (95, 31)]
+SHOWN = {
+    "as it is": ViTImageProcessor(do_resize=False),
+    "squeezed": ViTImageProcessor(size={"height": 32, "width": 32}),
+    "cropped": CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+    "padded": CLIPImageProcessor(do_resize=False, crop_size={"height": 64, "width": 64}),
+}
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+@pytest.mark.parametrize("kind", ["resnet", "convnext", "vit", "swin"])
+def test_a_picture_that_scores_can_be_aligned(kind, shown, processor):
+    vision = {"model_type": kind, **VISION[kind]}
+    text = {"model_type": "omit_bigru", "embedding_size": 8, "hidden_size": 16, "vocab_size": len(processor.tokenizer)}
+    processor = OmitProcessor(SHOWN[shown], processor.tokenizer)
+    aligned = 0
+    for size in STRIPS:
+        torch.manual_seed(0)
+        model = OmitModel(tiny_config(vision_config=vision, text_config=text)).eval()
+        picture = Image.new("RGB", size, "teal")
+        try:
+            model(**processor(images=picture, text="a star"))
+        except RuntimeError:  # smaller than a patch
+            assert shown == "as it is"
+            continue
+        found = word_alignment(model, processor, picture, "a star")
+        assert len(found.places()) == len(found.mass) == found.grid[0] * found.grid[1]
+        assert (found.grid[0] > found.grid[1]) == (size[0] < size[1]) or shown != "as it is"
+        aligned += 1
+    assert aligned == len(STRIPS) or shown == "as it is"
+    assert aligned
 
 
 @pytest.fixture

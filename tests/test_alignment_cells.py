@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import (
@@ -11,7 +10,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from omit_hf.evaluation.cells import centre_inside, grid_cells, grid_shape, share_inside, window_of
+from omit_hf.alignment.cells import centre_inside, grid_cells, share_inside, window_of
 
 SIZES = [(500, 333), (375, 500), (96, 96), (61, 100), (251, 163)]
 
@@ -73,6 +72,27 @@ def test_odd_sizes_and_padding_are_found_to_half_a_pixel(image_processor, size, 
     np.testing.assert_allclose(window_of(image_processor, *size), expected, atol=0.5)
 
 
+@pytest.mark.parametrize("size", [(20, 2), (2, 20), (200, 3), (3, 200), (4000, 40), (1, 30), (7, 7), (5, 3), (1, 1)])
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_strips_and_few_pixels_are_found_to_a_quarter_of_a_pixel(name, size):
+    processor, expected = PROCESSORS[name]
+    np.testing.assert_allclose(window_of(processor, *size), expected(*size), atol=0.25)
+
+
+@pytest.mark.parametrize("size", [(96, 64), (640, 427), (427, 640), (123, 77), (1024, 300)])
+@pytest.mark.parametrize("name", ["cropped", "cropped closer", "cropped by a share"])
+def test_other_crops_are_found_exactly(name, size):
+    processor, expected = PROCESSORS[name]
+    np.testing.assert_allclose(window_of(processor, *size), expected(*size), atol=1e-9)
+
+
+def test_padding_around_a_strip():
+    """A side that is padded is seen whole, however few its pixels."""
+    padding = CLIPImageProcessor(do_resize=False, crop_size={"height": 60, "width": 60})
+    assert window_of(padding, 200, 3).tolist() == [70, -29, 130, 31]
+    assert window_of(padding, 1, 3).tolist() == [-30, -29, 30, 31]
+
+
 class Flips:
     def __call__(self, images, **kwargs):
         return {"pixel_values": np.asarray(images[0], dtype=float).transpose(2, 0, 1)[None, :, :, ::-1]}
@@ -106,17 +126,6 @@ def test_cells_row_by_row():
     cells = grid_cells(np.array([10.0, 0.0, 40.0, 20.0]), rows=2, columns=3)
     assert cells[:4].tolist() == [[10, 0, 20, 10], [20, 0, 30, 10], [30, 0, 40, 10], [10, 10, 20, 20]]
     assert len(cells) == 6
-
-
-def test_grids():
-    assert grid_shape(40, (224, 224), torch.zeros(2, 8, 5, 8)) == (5, 8)
-    assert grid_shape(49, (224, 224), torch.zeros(2, 50, 8)) == (7, 7)
-    assert grid_shape(20, (64, 80)) == (4, 5)
-    assert grid_shape(12, (96, 32)) == (6, 2)
-    assert grid_shape(1, (8, 8)) == (1, 1)
-    assert grid_shape(3, (8, 24)) == (1, 3)
-    with pytest.raises(ValueError, match="image of 224 x 224 pixels has 50 cells, which are no grid of square ones"):
-        grid_shape(50, (224, 224))
 
 
 def rectangles(least, most):

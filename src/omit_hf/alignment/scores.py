@@ -8,8 +8,8 @@ import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from omit_hf.evaluation.aligning import AlignedPair, Aligner, check_mass
-from omit_hf.evaluation.cells import centre_inside, share_inside
+from omit_hf.alignment.cells import centre_inside, share_inside
+from omit_hf.alignment.split import AlignedPair, Aligner, check_mass
 
 PHRASE_SCORES = {
     "pointing": "pointing game",

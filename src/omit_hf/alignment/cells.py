@@ -9,28 +9,10 @@ from PIL import Image
 FEW_PIXELS = 16  # of a side, which filters bend in the middle too
 TRIM, TRIM_OF_FEW = 0.08, 0.25  # share of a side that is left out at each end: filters behave otherwise there
 REACH = 4  # around a first estimate of where a picture goes
+LEVELS_AROUND, PIXELS_AROUND = 2, 4  # of what is seen, that a ramp covers too: its levels are rounded, its ends bent
+GOLDEN = (5**0.5 - 1) / 2  # whose multiples spread evenly
+STEEPER = 0.98  # a ramp that is shorter by this is worth another look
 TOLERANCE, TOLERANCE_OF_FEW = 2.5, 60  # levels of 255 by which a ramp may come out otherwise; of few, over the pixels
-
-
-def grid_shape(cells: int, pixels: tuple[int, int], states=None) -> tuple[int, int]:
-    """Rows and columns of the cells that a vision backbone makes of an image.
-
-    Args:
-        cells: how many.
-        pixels: height and width of the image as the backbone gets it.
-        states: the backbone's last states; [B, width, rows, columns] tell it, a list of patches [B, n, width] does not,
-            and the patches are then taken for squares.
-
-    Raises:
-        ValueError: if they are no grid of squares that covers the image.
-    """
-    if states is not None and states.ndim == 4:
-        return tuple(states.shape[-2:])
-    height, width = pixels
-    rows = max(1, round((cells * height / width) ** 0.5))
-    if cells % rows or not 0.5 < (cells / rows) / rows / (width / height) < 2:
-        raise ValueError(f"The image of {height} x {width} pixels has {cells} cells, which are no grid of square ones.")
-    return rows, cells // rows
 
 
 def grid_cells(window: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -45,9 +27,11 @@ def window_of(image_processor, width: int, height: int) -> np.ndarray:
     """The rectangle of a picture that an image processor makes its tensor of; it reaches beyond the picture where the
     processor pads.
 
-    Processors resize and crop by rules of their own, so it is measured: of a ramp of grey along each side, what comes
+    Processors resize and crop by rules of their own, so it is measured: of a ramp of colour along each side, what comes
     out tells the size that the picture is resized to and the pixel at which the crop begins. Both are whole numbers,
     which makes the result exact for most pictures, and else, as for a strip of a long picture, true to half a pixel.
+    A ramp over the whole side tells where to look with a steeper one. It rises in red and blue and falls in green, so
+    that what is lost by rounding, always upwards, cancels.
 
     Args:
         image_processor: of transformers.
@@ -59,53 +43,93 @@ def window_of(image_processor, width: int, height: int) -> np.ndarray:
     Raises:
         ValueError: if the processor does something else than resize, crop and pad.
     """
-    black, white = (_processed(image_processor, np.full((height, width), level)) for level in (0, 255))
+    black, white = (_processed(image_processor, np.full((height, width, 3), level)) for level in (0, 255))
     contrast = white - black  # 0 where the processor pads
-    seen = np.abs(contrast) > np.abs(contrast).max() / 2
-    window = np.array([0, 0, width, height], dtype=np.float64)
+    seen = np.abs(contrast).mean(axis=0) > np.abs(contrast).max() / 2
+    window = np.empty(4)
     for axis, pixels in ((0, width), (1, height)):
-        for _ in range(2 if pixels > 1 else 0):  # the second time with a ramp over what is seen, which is steeper
-            low, high = window[axis::2]
-            ramp = np.clip(np.rint(255 * (np.arange(pixels) + 0.5 - low) / (high - low)), 0, 255)
-            picture = np.broadcast_to(ramp if axis == 0 else ramp[:, None], (height, width))
-            levels = 255 * (_processed(image_processor, picture) - black) / np.where(seen, contrast, 1)
-            levels = np.where(seen, levels, np.nan)
-            window[axis::2] = _side(image_processor, levels if axis == 0 else levels.T, pixels, low, high)
+        across = height if axis == 0 else width
+        part = 0, pixels  # that the ramp covers
+        while part is not None:
+            start, slope = _ramp(*part)
+            ramp = slope * (np.arange(pixels) + 0.5 - start)
+            ramp = np.clip(np.floor(ramp + _thresholds(across)[:, None]), 0, 255)
+            ramp = ramp if axis == 0 else ramp.T
+            shown = _processed(image_processor, np.stack([ramp, 255 - ramp, ramp], axis=-1)) - black
+            shown = 255 * shown / np.where(seen, contrast, 1)
+            levels = np.where(seen, ((shown[0] + shown[2]) / 2 + 255 - shown[1]) / 2, np.nan)
+            part = _smaller_part(part, pixels, start + levels / slope)
+        window[axis::2] = _side(image_processor, levels if axis == 0 else levels.T, pixels, start, slope)
     return window
 
 
-def _processed(image_processor, grey: np.ndarray) -> np.ndarray:
-    """What a processor makes of a grey picture, [H, W], 0 to 255; the mean of its channels."""
-    picture = Image.fromarray(np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2))
+def _ramp(first: int, last: int) -> tuple[float, float]:
+    """Where a ramp over some pixels is 0, and its levels a pixel: a whole number where it can be, which needs no
+    rounding."""
+    slope = 255 / max(1, last - first)
+    return (first + 0.5, float(int(slope))) if slope >= 1 else (float(first), slope)
+
+
+def _thresholds(count: int) -> np.ndarray:
+    """Evenly spread numbers between 0 and 1, any few neighbours of them too: rounded by them, a mean is exact."""
+    return (np.argsort(np.argsort(GOLDEN * np.arange(count) % 1)) + 0.5) / count
+
+
+def _smaller_part(part: tuple[int, int], pixels: int, places: np.ndarray) -> tuple[int, int] | None:
+    """The pixels of a side that a steeper ramp may cover, all that are seen among them; None where it is steep enough.
+
+    Args:
+        part: the first pixel and the one after the last that the ramp covered.
+        pixels: of the side.
+        places: where in the picture one looks, as the ramp tells; NaN where there is padding.
+    """
+    if np.isnan(places).all():
+        return None
+    around = PIXELS_AROUND + LEVELS_AROUND * (part[1] - part[0]) / 255
+    first = max(0, int(np.nanmin(places) - around))
+    last = min(pixels, int(np.nanmax(places) + around) + 1)
+    return (first, last) if 0 < last - first < STEEPER * (part[1] - part[0]) else None
+
+
+def _processed(image_processor, picture: np.ndarray) -> np.ndarray:
+    """What a processor makes of a picture [H, W, 3], 0 to 255: three channels."""
+    picture = Image.fromarray(picture.astype(np.uint8))
     out = np.asarray(image_processor(images=[picture], return_tensors="np")["pixel_values"], dtype=np.float64)
-    if out.ndim != 4 or len(out) != 1:
+    if out.ndim != 4 or out.shape[:2] != (1, 3):
         raise _unknown(image_processor)
-    return out[0].mean(axis=0)
+    return out[0]
 
 
-def _side(image_processor, levels: np.ndarray, pixels: int, low: float, high: float) -> tuple[float, float]:
+def _side(image_processor, levels: np.ndarray, pixels: int, start: float, slope: float) -> tuple[float, float]:
     """Where the first column begins in the picture and the last one ends.
 
     Args:
         levels: a ramp along x as it came out, [H, W]; NaN where there is padding.
         pixels: the picture's, along x.
-        low, high: where in the picture the ramp is 0 and 255.
+        start, slope: where in the picture the ramp is 0, and its levels a pixel.
     """
     width = levels.shape[1]
     seen = ~np.isnan(levels)
     columns = np.flatnonzero(seen.any(axis=0))
-    trim = round((TRIM if pixels >= FEW_PIXELS else TRIM_OF_FEW) * len(columns))
-    columns = columns[trim : len(columns) - trim]
+    first, num_seen = (columns[0], len(columns)) if len(columns) else (0, 0)
+    if pixels == 1 and num_seen:
+        return -first / num_seen, (width - first) / num_seen
+    trim = round((TRIM if pixels >= FEW_PIXELS else TRIM_OF_FEW) * num_seen)
+    trim = min(trim, max(0, num_seen // 2 - 1))  # at least two are left
+    columns = columns[trim : num_seen - trim]
     levels = levels[seen.any(axis=1)][:, columns]
     if len(columns) < 2 or np.isnan(levels).any():
         raise _unknown(image_processor)
-    slope, start = np.polyfit(columns + 0.5, low + levels.mean(axis=0) / 255 * (high - low), 1)
-    if slope <= 0:
+    pixels_a_column, begin = np.polyfit(columns + 0.5, start + levels.mean(axis=0) / slope, 1)
+    if pixels_a_column <= 0:
         raise _unknown(image_processor)
-    # The whole numbers nearby that fit best; rounding each by itself would miss them, since they depend on each other.
-    resized, offset = np.meshgrid(*(np.arange(-REACH, REACH + 1) + round(each / slope) for each in (pixels, start)))
+    if num_seen < width:  # a side that is padded is seen whole
+        resized, offset = np.array([num_seen]), np.array([-first])
+    else:  # The whole numbers nearby that fit best; rounding each by itself would miss them: they depend on each other.
+        nearby = [np.arange(-REACH, REACH + 1) + round(each / pixels_a_column) for each in (pixels, begin)]
+        resized, offset = (each.ravel() for each in np.meshgrid(*nearby))
     resized, offset = resized[resized > 0][:, None], offset[resized > 0][:, None]
-    predicted = 255 * ((columns + 0.5 + offset) * pixels / resized - low) / (high - low)
+    predicted = slope * ((columns + 0.5 + offset) * pixels / resized - start)
     best = ((levels.mean(axis=0) - predicted) ** 2).sum(axis=1).argmin()
     if np.abs(levels - predicted[best]).max() > TOLERANCE + TOLERANCE_OF_FEW / pixels:
         raise _unknown(image_processor)

@@ -17,11 +17,9 @@ from hypothesis.extra import numpy as arrays
 from tiny import tiny_config, tiny_recipe
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.data.phrases import Phrase
-from omit_hf.data.sources.scenes import FEATURES
-from omit_hf.evaluation import alignment_table, evaluate_alignment
-from omit_hf.evaluation.aligning import AlignedPair
-from omit_hf.evaluation.alignment import (
+from omit_hf.alignment import alignment_table, evaluate_alignment
+from omit_hf.alignment.cells import grid_cells
+from omit_hf.alignment.scores import (
     dustbin_scores,
     dustbin_share,
     mass_inside,
@@ -31,7 +29,9 @@ from omit_hf.evaluation.alignment import (
     pointing_game,
     ranking_auc,
 )
-from omit_hf.evaluation.cells import grid_cells
+from omit_hf.alignment.split import AlignedPair
+from omit_hf.data.phrases import Phrase
+from omit_hf.data.sources.scenes import FEATURES
 from omit_hf.modeling.matching_omit import MATCHING, Match
 from omit_hf.training import Recipe, write_recipe_file
 

@@ -7,8 +7,8 @@ from tiny import REGIONS, tiny_config
 from transformers import CLIPImageProcessor
 
 from omit_hf import OmitModel, OmitProcessor
+from omit_hf.alignment.split import Aligner
 from omit_hf.data.sources.scenes import FEATURES
-from omit_hf.evaluation.aligning import Aligner
 
 PHRASES = [{"caption": 0, "start": 0, "end": 5, "object": 0}]
 

@@ -3,19 +3,16 @@
 import contextlib
 import copy
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from omit_hf.evaluation.cells import grid_cells, grid_shape, window_of
+from omit_hf.alignment.cells import grid_cells, window_of
 from omit_hf.modeling.features_omit import OmitFeatures
 from omit_hf.modeling.matching_omit import MATCHING, MatchingHead
 from omit_hf.modeling.pictures_omit import rgb_picture
-
-SPACE = "▁"  # SentencePiece's
+from omit_hf.modeling.words_omit import Word, words_of_tokens
 
 
 @dataclass
@@ -155,7 +152,7 @@ def encode_picture(
         frame = _region_frame(picture, boxes, size, count)
     else:
         shown = tuple(pixels["pixel_values"].shape[-2:])
-        grid = grid_shape(count, shown, image.last_hidden_state)
+        grid = model.vision_encoder.grid(shown, image.last_hidden_state)
         area = tuple(window_of(processor.image_processor, *picture.size).tolist())
         frame = {"grid": grid, "area": area, "width": picture.width, "height": picture.height}
     return EncodedPicture(image.select(slice(1)), frame)
@@ -240,71 +237,6 @@ def _columns(head: MatchingHead, image: OmitFeatures, text: OmitFeatures) -> tup
     of_pair = (match.alignment, match.plan, match.row_marginals, match.column_marginals)
     alignment, plan, *marginals = (None if each is None else each[0, 0].float().cpu().numpy() for each in of_pair)
     return alignment, plan, marginals
-
-
-class Word(NamedTuple):
-    """A word of a sentence, and the places of its tokens among those of the sentence."""
-
-    text: str
-    tokens: list[int]
-    known: bool
-
-
-def words_of_tokens(tokenizer, sentence: str, input_ids: Tensor, valid: Tensor) -> list[Word]:
-    """Merge the tokens of a sentence into words.
-
-    Successive tokens make one word where the tokenizer took them from one piece of the sentence, no space lies between
-    them, and both are letters and digits or neither is: a full stop is a word of its own, as it is for BERT and CLIP
-    (an apostrophe goes with either).
-
-    Args:
-        tokenizer: of the model.
-        sentence: what it made the tokens of.
-        input_ids: tokens, [L].
-        valid: which of them are to be in a word, bool [L].
-    """
-    text, spans, pieces = _spans(tokenizer, sentence, input_ids)
-    words: list[Word] = []
-    last, begin, end = None, 0, 0  # of the word that is being made: its last token, and its span
-    for place in valid.nonzero()[:, 0].tolist():
-        start, stop = spans[place]
-        start = stop - len(text[start:stop].lstrip())
-        known = input_ids[place].item() != tokenizer.unk_token_id
-        before, after = text[begin:end], text[start:stop]
-        alike = not before or not after or "'" in (before[-1], after[0]) or before[-1].isalnum() == after[0].isalnum()
-        if last == place - 1 and pieces[place] is not None and pieces[place] == pieces[last] and start <= end and alike:
-            end = max(end, stop)
-            words[-1] = Word(text[begin:end], [*words[-1].tokens, place], words[-1].known and known)
-        else:
-            begin, end = start, stop
-            name = after if pieces[place] is not None else tokenizer.convert_ids_to_tokens(input_ids[place].item())
-            words.append(Word(name, [place], known))
-        last = place
-    return words
-
-
-def _spans(tokenizer, sentence: str, input_ids: Tensor) -> tuple[str, list[tuple[int, int]], list[int | None]]:
-    """A text, where in it each token begins and ends, and from which piece of it the tokenizer took each token (None
-    for special tokens)."""
-    if tokenizer.is_fast:
-        encoding = tokenizer(sentence, truncation=True, return_offsets_mapping=True)
-        count = len(encoding["input_ids"])
-        first = 0 if tokenizer.padding_side == "right" else max(0, len(input_ids) - count)
-        if encoding["input_ids"] != input_ids[first : first + count].tolist():
-            raise ValueError(
-                f"The processor makes other tokens of {sentence!r} than its tokenizer does; expected the same, cut to "
-                "the tokenizer's model_max_length."
-            )
-        padding = len(input_ids) - count - first
-        spans = [(0, 0)] * first + encoding["offset_mapping"] + [(0, 0)] * padding
-        return sentence, spans, [None] * first + encoding.word_ids() + [None] * padding
-    # Without offsets, the text is what the tokens spell. Of these tokenizers SentencePiece's mark where a word begins.
-    tokens = tokenizer.convert_ids_to_tokens(input_ids.tolist())
-    spelled = [token.replace(SPACE, " ") for token in tokens]
-    ends = np.cumsum([len(each) for each in spelled]).tolist()
-    marked = any(token.startswith(SPACE) for token in tokens)
-    pieces = [0 if marked else place for place in range(len(tokens))]
-    return "".join(spelled), list(zip([0, *ends[:-1]], ends, strict=True)), pieces
 
 
 def _merged(columns: np.ndarray, words: list[Word]) -> np.ndarray:
