@@ -209,7 +209,8 @@ def test_a_picture_that_scores_can_be_aligned(kind, shown, processor):
         picture = Image.new("RGB", size, "teal")
         try:
             model(**processor(images=picture, text="a star"))
-        except RuntimeError:  # smaller than a patch
+        except (ValueError, RuntimeError) as error:  # smaller than a patch; of Swin, than a window
+            assert "takes at least" in str(error) or kind == "swin"
             assert shown == "as it is"
             continue
         found = word_alignment(model, processor, picture, "a star")
