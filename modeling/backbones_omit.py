@@ -4,22 +4,14 @@ import inspect
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    MODEL_MAPPING,
-    AutoBackbone,
-    AutoConfig,
-    AutoModel,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-    SiglipTextModel,
-)
+from transformers import MODEL_MAPPING, AutoBackbone, AutoConfig, AutoModel, AutoTokenizer, SiglipTextModel
 
 # Towers that AutoModel does not find by their configuration.
 TEXT_TOWERS = {"siglip_text_model": SiglipTextModel}
 
 
 def build_vision_backbone(config) -> nn.Module:
-    """An untrained vision backbone. `AutoBackbone` where the configuration asks for another stage than the last."""
+    """An untrained vision backbone: an `AutoBackbone` where the configuration asks for a stage before the last."""
     stages = getattr(config, "stage_names", None)
     if type(config) in MODEL_MAPPING and (stages is None or list(config.out_features) == [stages[-1]]):
         return AutoModel.from_config(config, **without_pooler(config))
@@ -49,12 +41,8 @@ def align_memory(model: nn.Module) -> nn.Module:
     return model
 
 
-def pretrained_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a text model.
-
-    Raises:
-        OSError: if there is none. (`AutoTokenizer` alone may make an empty one up from the model's configuration.)
-    """
+def pretrained_tokenizer(name_or_path: str):
+    """The tokenizer beside a text model; `OSError` if there is none, where `AutoTokenizer` may make up an empty one."""
     tokenizer = AutoTokenizer.from_pretrained(name_or_path)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise OSError(f"There is no tokenizer beside the text model {name_or_path}; save its tokenizer there.")
@@ -62,24 +50,19 @@ def pretrained_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 
 
 def text_settings(tokenizer) -> dict:
-    """The fields of an [`OmitConfig`] that follow from a tokenizer.
+    """The fields of an [`OmitConfig`] that follow from a tokenizer: `special_token_ids` and `text_pooling`.
 
-    Returns:
-        `special_token_ids`, the ids that it adds to a text or pads with (an unknown word is a word); `text_pooling`,
-        `cls` where it has a CLS token, else `last` where it has an EOS token, else `mean`.
+    Special are the tokens that it adds to a text or pads with; an unknown word is a word. Pooling is `cls` where it has
+    a CLS token, else `last` where it has an EOS token, else `mean`.
     """
     names = ("cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
-    pooling = "cls" if tokenizer.cls_token_id is not None else "last" if tokenizer.eos_token_id is not None else "mean"
     ids = {getattr(tokenizer, name) for name in names} - {None}
+    pooling = "cls" if tokenizer.cls_token_id in ids else "last" if tokenizer.eos_token_id in ids else "mean"
     return {"special_token_ids": sorted(ids), "text_pooling": pooling}
 
 
 def fit_tokenizer(config, tokenizer) -> None:
-    """Check that a text backbone has an embedding for every token of a tokenizer, and let it pad with the same token.
-
-    Raises:
-        ValueError: if the tokenizer has more tokens than the backbone.
-    """
+    """Let a text backbone pad as a tokenizer does; `ValueError` if it has not an embedding for every token of it."""
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
             f"The tokenizer has {len(tokenizer)} tokens, and the text encoder {config.model_type!r} embeds "
@@ -90,17 +73,12 @@ def fit_tokenizer(config, tokenizer) -> None:
 
 
 def without_pooler(config) -> dict:
-    """Arguments that build a backbone without its unused pooler, where its class takes such an argument.
-
-    Parameters that never get a gradient break distributed training.
-    """
+    """Arguments that build a backbone without its unused pooler, whose lack of gradient breaks distributed training."""
     if type(config) not in MODEL_MAPPING:
-        raise ValueError(
-            f"AutoModel has no model for a configuration of type {config.model_type!r}; choose another backbone."
-        )
-    model_class = MODEL_MAPPING[type(config)]
-    accepts = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
-    return {"add_pooling_layer": False} if accepts else {}
+        kind = config.model_type
+        raise ValueError(f"AutoModel has no model for a configuration of type {kind!r}; choose another backbone.")
+    accepted = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
 
 
 def backbone_width(backbone: nn.Module) -> int:
@@ -156,18 +134,9 @@ def train_unfrozen(encoder: nn.Module, mode: bool) -> nn.Module:
 
 
 def check_input(backbone: nn.Module, side: str, expected: str) -> None:
-    """Check that a backbone is an encoder of that side, which reads `pixel_values`, or `input_ids` alone.
-
-    Raises:
-        ValueError: if it is not.
-    """
-    kind = backbone.config.model_type
-    if backbone.main_input_name != expected:
-        raise ValueError(
-            f"The {side} backbone is a {kind!r} model, which reads {backbone.main_input_name}; expected a {side} "
-            f"encoder, which reads {expected}."
-        )
+    """Raise `ValueError` unless a backbone is an encoder of that side, which reads the expected input."""
+    found, reads = f"The {side} backbone is a {backbone.config.model_type!r} model", backbone.main_input_name
+    if reads != expected:
+        raise ValueError(f"{found}, which reads {reads}; expected a {side} encoder, which reads {expected}.")
     if side == "text" and backbone.config.is_encoder_decoder:
-        raise ValueError(
-            f"The text backbone is a {kind!r} model, an encoder and a decoder; expected an encoder, such as BERT."
-        )
+        raise ValueError(f"{found}, an encoder and a decoder; expected an encoder, such as BERT.")

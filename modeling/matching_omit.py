@@ -9,10 +9,9 @@ from .alignment_heads_omit import ChanMatching, MaxSimMatching, ScanI2TMatching,
 from .features_omit import OmitFeatures
 from .head_omit import Match, MatchingHead
 from .pooled_heads_omit import GPOMatching, MeanMatching, PEMMatching
-from .tiling_omit import DEFAULT_MEMORY_BUDGET
+from .tiling_omit import MEMORY_BUDGET
 from .transport_heads_omit import OmitMatching, OTMatching
 
-# One line a head; see `MatchingHead` for what the rest of the package reads from the class.
 MATCHING: dict[str, type[MatchingHead]] = {
     "omit": OmitMatching,
     "ot": OTMatching,
@@ -28,7 +27,7 @@ TOPK_BLOCK = 512, 4096  # queries and candidates that are scored at once
 
 
 class TopK(NamedTuple):
-    """Scores, the best first, float32 [N, k], and the numbers of the items that have them, int64 [N, k]."""
+    """Scores, the best first, float32 [N, k], and the numbers of their items, int64 [N, k]."""
 
     values: Tensor
     indices: Tensor
@@ -41,19 +40,17 @@ def topk_similarity(
     text: OmitFeatures,
     k: int,
     dim: int = 1,
-    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    memory_budget: int = MEMORY_BUDGET,
 ) -> TopK:
-    """The k largest entries of each row or column of the similarity, without the whole of it: exact, block by block.
+    """The k largest entries of the similarity's rows or columns: exact, block by block, without the whole matrix.
 
     Args:
-        head: one of `MATCHING`.
         image, text: features of B_i images and B_t captions.
-        k: how many to find.
         dim: 1 for the captions of every image, 0 for the images of every caption, as in `torch.topk`.
         memory_budget: bytes for the intermediate results of scoring.
 
     Returns:
-        [`TopK`], [B_i, k] or [B_t, k]. Of equal scores any may come first.
+        `values` and `indices`, [B_i, k] or [B_t, k]. Of equal scores any may come first.
 
     Raises:
         ValueError: for another `dim`, or k below 1 or above the number of candidates.

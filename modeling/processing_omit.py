@@ -12,10 +12,9 @@ from .pictures_omit import as_pictures
 class OmitProcessor(ProcessorMixin):
     """An image processor and a tokenizer under one roof.
 
-    Captions are padded to the longest and cut to the tokenizer's `model_max_length`; tensors are PyTorch's. All of it
-    can be changed in the call: `processor(text=…, padding="max_length", max_length=32)`. A tokenizer without an
-    attention mask, such as SigLIP's, is of a model that reads the padding too: captions are padded to its
-    `model_max_length`, and the mask is all ones.
+    Captions are padded to the longest and cut to the tokenizer's `model_max_length`; tensors are PyTorch's. The call can
+    change it: `processor(text=…, padding="max_length", max_length=32)`. Where the model reads the padding too, as
+    SigLIP, whose tokenizer makes no attention mask, captions are padded to `model_max_length`, and the mask is ones.
 
     Args:
         image_processor: of the vision backbone; None for a model of precomputed regions.
@@ -26,7 +25,7 @@ class OmitProcessor(ProcessorMixin):
     images_kwargs = {"return_tensors": "pt"}
 
     def __init__(self, image_processor=None, tokenizer=None):
-        if image_processor is None:  # of which there is no base class, so that it takes part in nothing
+        if image_processor is None:  # ProcessorMixin cannot hold an attribute that is None
             self.get_attributes = functools.partial(list, ["tokenizer"])
             super().__init__(tokenizer)
             self.image_processor = None
@@ -54,18 +53,16 @@ class OmitProcessor(ProcessorMixin):
             text.
 
         Raises:
-            ValueError: if nothing is given, or both images and regions; if something is no picture, no regions or no
-                text; if several pictures or captions cannot be one tensor because they are not resized or padded.
+            ValueError: if nothing is given, or both images and regions; for what is no picture, no regions or no text;
+                if pictures or captions of several sizes are not resized or padded to make one tensor.
         """
         if images is None and text is None and regions is None:
             raise ValueError("OmitProcessor was called with nothing; expected images=… or regions=…, text=… or both.")
         if images is not None and regions is not None:
             raise ValueError("OmitProcessor was called with images and regions; expected the one that the model takes.")
         if images is not None and self.image_processor is None:
-            raise ValueError(
-                "images given, but this processor has no image_processor, since its model takes precomputed regions; "
-                "pass regions=…"
-            )
+            why = "this processor has no image_processor, since its model takes precomputed regions"
+            raise ValueError(f"images given, but {why}; pass regions=…")
         if regions is not None:
             padded = _padded_regions(regions)
             return BatchFeature(padded if text is None else {**padded, **self(text=text, **kwargs)})
@@ -87,11 +84,9 @@ class OmitProcessor(ProcessorMixin):
     def _check_sizes(self, images, kwargs):
         options = {**self.images_kwargs, **kwargs, **kwargs.get("images_kwargs", {})}
         sizes = {tuple(each.shape[-2:]) if hasattr(each, "shape") else (each.height, each.width) for each in images}
-        makes_one_size = any(
-            options.get(name, getattr(self.image_processor, name, False))
-            for name in ("do_resize", "do_center_crop", "do_pad")
-        )
-        if len(sizes) > 1 and not makes_one_size and options["return_tensors"] is not None:
+        steps = ("do_resize", "do_center_crop", "do_pad")  # any of which makes one size
+        resized = any(options.get(name, getattr(self.image_processor, name, False)) for name in steps)
+        if len(sizes) > 1 and not resized and options["return_tensors"] is not None:
             listed = " and ".join(f"{height} x {width}" for height, width in sorted(sizes)[:2])
             raise ValueError(
                 f"The {len(images)} pictures have {len(sizes)} sizes, such as {listed}, and are not resized, so they "
