@@ -13,7 +13,6 @@ from .sinkhorn_omit import LOG_ZERO, at_least_float32, row_similarity
 from .tiling_omit import MEMORY_BUDGET, score_in_tiles
 from .transport_omit import BACKENDS, MATMUL_DTYPES, Side, candidate_backends, check_rows
 
-CHAN_TEMPERATURE = 0.1
 SCAN_SHARPNESS = 9  # factor on the attention's logits
 SCAN_SLOPE = 0.1  # of the leaky ReLU
 NORM_EPS = 1e-6
@@ -21,8 +20,6 @@ NORM_EPS = 1e-6
 
 class MaxSimMatching(MatchingHead):
     """Late interaction: for each word the best region, mean over the words (ColBERT).
-
-        s(V, T) = 1/L Σ_l max_k ⟨v_k, t_l⟩
 
     The alignment gives a word's share of the score, 1/L, to its best region.
     """
@@ -86,16 +83,14 @@ class MaxSimMatching(MatchingHead):
 class ChanMatching(MaxSimMatching):
     """Cross-modal hard aligning: for each word the best region, log-sum-exp over the words (Pan et al. 2023).
 
-        s(V, T) = τ log Σ_l exp(max_k ⟨v_k, t_l⟩ / τ),  τ = 0.1
-
-    The sum is not a mean: the score grows with the number of words, up to 1 + τ log L. The alignment gives a word's
-    share in the gradient of the score, softmax_l(max_k ⟨v_k, t_l⟩ / τ), to its best region.
+    The score grows with the number of words, up to 1 + τ log L: the sum is not a mean. The alignment gives a word's
+    share in the gradient, softmax_l(max_k ⟨v_k, t_l⟩ / τ), to its best region. The temperature τ is 0.1.
     """
 
     title = "CHAN"
     summary = "it finds for each word of a caption the most similar fragment of an image, and scores their log-sum-exp"
     formula = "τ log Σ_l exp(max_k ⟨v_k, t_l⟩ / τ)"
-    temperature = CHAN_TEMPERATURE
+    temperature = 0.1
 
     def pool_words(self, best: Tensor, mask: Tensor) -> Tensor:
         return self.temperature * (best / self.temperature).masked_fill(~mask, LOG_ZERO).logsumexp(dim=-1)

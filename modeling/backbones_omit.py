@@ -30,10 +30,9 @@ def pretrained_backbone(name_or_path: str, part: str, dtype: torch.dtype) -> nn.
 
 
 def align_memory(model: nn.Module) -> nn.Module:
-    """Copy weights that are mapped from a file, so that they are aligned in memory like those of any other model.
+    """Copy unaligned weights, mapped from a file, so that a loaded model scores as the saved one did, to the bit.
 
-    A mapped tensor may begin at any address, and products of unaligned tensors round differently, which transport
-    amplifies. After this a loaded model scores as the saved one did, to the bit.
+    Products of unaligned tensors round differently, which transport amplifies.
     """
     for parameter in model.parameters():
         if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
@@ -85,16 +84,13 @@ def backbone_width(backbone: nn.Module) -> int:
     """Width of a vision backbone's last states."""
     if hasattr(backbone, "channels"):
         return backbone.channels[-1]
-    config = backbone.config
     # In this order: MobileViT has hidden_sizes as well as the neck after them.
     for name in ("hidden_size", "neck_hidden_sizes", "hidden_sizes", "hidden_dim", "last_hidden_size"):
-        width = getattr(config, name, None)
+        width = getattr(backbone.config, name, None)
         if width is not None:
             return width if isinstance(width, int) else width[-1]
-    raise ValueError(
-        f"The configuration of {type(backbone).__name__} does not tell the width of its last states; expected an "
-        "attribute hidden_size, hidden_sizes or hidden_dim. Set vision_config.hidden_size to that width."
-    )
+    found = f"The configuration of {type(backbone).__name__} does not tell the width of its last states"
+    raise ValueError(f"{found}; expected hidden_size or the like. Set vision_config.hidden_size to that width.")
 
 
 def own_image_size(backbone: nn.Module) -> tuple[int, int] | None:
@@ -119,18 +115,22 @@ def number_of_patches(config, pixel_values: Tensor, tokens: int) -> int:
     return patches
 
 
-def train_unfrozen(encoder: nn.Module, mode: bool) -> nn.Module:
-    """`Module.train`, but frozen parts of the backbone stay in evaluation mode: no dropout, fixed statistics.
+class BackboneEncoder(nn.Module):
+    """An encoder in whose training frozen parts of the backbone stay in evaluation mode: no dropout, fixed statistics.
 
     A part is frozen if none of its parameters is trained; with `batch_norm_frozen` every batch norm is.
     """
-    nn.Module.train(encoder, mode)
-    for part in encoder.backbone.modules():
-        parameters = list(part.parameters())
-        frozen = parameters and not any(parameter.requires_grad for parameter in parameters)
-        if frozen or (encoder.batch_norm_frozen and isinstance(part, nn.modules.batchnorm._BatchNorm)):
-            part.eval()
-    return encoder
+
+    batch_norm_frozen = False
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        for part in self.backbone.modules():
+            parameters = list(part.parameters())
+            frozen = parameters and not any(parameter.requires_grad for parameter in parameters)
+            if frozen or (self.batch_norm_frozen and isinstance(part, nn.modules.batchnorm._BatchNorm)):
+                part.eval()
+        return self
 
 
 def check_input(backbone: nn.Module, side: str, expected: str) -> None:

@@ -1,4 +1,4 @@
-"""Configuration of OMIT and of the sub-models that are its own."""
+"""Configuration of OMIT and of its own encoders. Source: ``docs/concepts/method.md#encoders``."""
 
 import difflib
 import math
@@ -35,8 +35,6 @@ class BiGRUConfig(PreTrainedConfig):
         num_hidden_layers: stacked GRU layers.
         dropout: share of the word embeddings' entries dropped during training.
         pad_token_id: id of padding; its embedding is zero.
-
-    Source: ``docs/concepts/method.md#encoders``.
     """
 
     model_type = "omit_bigru"
@@ -69,8 +67,6 @@ class RegionEncoderConfig(PreTrainedConfig):
         dropout: share of the MLP's hidden entries dropped during training.
         kept_share: share of an image's K regions that a training pass keeps, at random: int(kept_share · K), but at
             least one. Evaluation keeps all.
-
-    Source: ``docs/concepts/method.md#encoders``.
     """
 
     model_type = "omit_region"
@@ -150,7 +146,7 @@ class OmitConfig(PreTrainedConfig):
     vision_pooling_head: bool = False
     special_token_ids: list[int] | None = None
 
-    def validate_matching(self):
+    def validate_values(self):
         if self.matching not in MATCHING:
             raise ValueError(f"matching is {self.matching!r}; expected one of {', '.join(map(repr, MATCHING))}.")
         for name in ("projection_dim", "num_iterations"):
@@ -163,8 +159,6 @@ class OmitConfig(PreTrainedConfig):
         scale = self.logit_scale_init_value
         if not -math.inf < scale < MAX_LOGIT_SCALE + 1e-4:  # ln 100 rounded up to 4.6052 will do
             raise ValueError(f"logit_scale_init_value is {scale}; expected a number not above ln 100 = 4.6052.")
-
-    def validate_special_tokens(self):
         if any(token < 0 for token in self.special_token_ids or ()):
             raise ValueError(f"special_token_ids is {self.special_token_ids}; expected ids from 0.")
 
@@ -186,15 +180,11 @@ class OmitConfig(PreTrainedConfig):
     def from_dict(cls, config_dict, **kwargs):
         found = config_dict.get("model_type", cls.model_type)
         if found != cls.model_type:
-            raise ValueError(
-                f"This is the configuration of a {found!r} model; expected {cls.model_type!r}. To build an OmitModel "
-                "on it as a backbone, use OmitModel.from_vision_text_pretrained."
-            )
+            remedy = "OmitModel.from_vision_text_pretrained builds on it as a backbone"
+            raise ValueError(f"This is the configuration of a {found!r} model; expected {cls.model_type!r}. {remedy}.")
         return super().from_dict(config_dict, **kwargs)
 
 
 AutoConfig.register(BiGRUConfig.model_type, BiGRUConfig, exist_ok=True)
 AutoConfig.register(RegionEncoderConfig.model_type, RegionEncoderConfig, exist_ok=True)
 OmitConfig.register_for_auto_class()  # so that its code is saved with it
-
-__all__ = ["BiGRUConfig", "OmitConfig", "RegionEncoderConfig"]

@@ -13,12 +13,12 @@ from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 
 from .backbones_omit import (
     TEXT_TOWERS,
+    BackboneEncoder,
     backbone_width,
     build_vision_backbone,
     check_input,
     number_of_patches,
     own_image_size,
-    train_unfrozen,
     without_pooler,
 )
 from .features_omit import OmitFeatures
@@ -56,24 +56,21 @@ class RegionEncoder(nn.Module):
         """
         shape = tuple(region_features.shape)
         if len(shape) != 3 or shape[-1] != self.feature_size:
-            raise ValueError(
-                f"region_features has shape {shape}; expected [B, K, {self.feature_size}], as "
-                "vision_config.feature_size has it. Features of another detector need a model with their feature_size."
-            )
+            expected = f"[B, K, {self.feature_size}], as vision_config.feature_size has it"
+            raise ValueError(f"region_features has shape {shape}; expected {expected}. Others need another model.")
         if region_mask is not None and region_mask.shape != shape[:2]:
             found = tuple(region_mask.shape)
             raise ValueError(f"region_mask has shape {found}; expected {shape[:2]}, an entry a region.")
         regions = region_features.to(self.projection.weight.dtype)
         if self.training and self.kept_share < 1:
             regions, region_mask = keep_regions(regions, region_mask, self.kept_share)
-        if region_mask is None or not self.training:
-            mask = regions.new_ones(regions.shape[:2]).bool() if region_mask is None else region_mask.bool()
-            fragments = self._project(regions.flatten(0, 1)).view(*regions.shape[:2], -1)
-        else:  # keeps padding out of the batch norm's statistics
-            mask = region_mask.bool()
+        mask = regions.new_ones(regions.shape[:2]).bool() if region_mask is None else region_mask.bool()
+        if self.training and region_mask is not None:  # keeps padding out of the batch norm's statistics
             valid = self._project(regions[mask])
             fragments = valid.new_zeros(*mask.shape, valid.shape[-1])
             fragments[mask] = valid
+        else:
+            fragments = self._project(regions.flatten(0, 1)).view(*regions.shape[:2], -1)
         return fragments, mask, masked_mean(fragments, mask), BaseModelOutput(last_hidden_state=regions)
 
     def _project(self, regions: Tensor) -> Tensor:
@@ -101,17 +98,16 @@ def keep_regions(regions: Tensor, mask: Tensor | None, share: float) -> tuple[Te
     return regions.gather(1, index[..., None].expand(-1, -1, width)), mask
 
 
-class GridEncoder(nn.Module):
+class GridEncoder(BackboneEncoder):
     """Image side: the grid cells or patches of any vision backbone; CLS and registers are not fragments.
 
-    The global feature is the projected CLS state of a backbone that has one, else the mean of the projected cells. With
-    `vision_pooling_head` the attention pooling head of a SigLIP backbone gives the global feature. Applied to a patch
-    alone it gives that patch's fragment, so that both lie in the space that SigLIP shares with texts.
+    The global feature is the projected CLS state of a backbone that has one, else the mean of the projected cells; with
+    `vision_pooling_head`, what SigLIP's attention pooling head makes of all patches. A fragment is then what the head
+    makes of one patch, so that both lie in the space that SigLIP shares with texts.
     """
 
     input_name = "pixel_values"
     input_names = (input_name, "image_states")
-    batch_norm_frozen = False
 
     def __init__(self, config, backbone: nn.Module | None = None):
         super().__init__()
@@ -121,10 +117,8 @@ class GridEncoder(nn.Module):
         self.own_size = own_image_size(self.backbone)
         self.pooling_head = config.vision_pooling_head
         if self.pooling_head and not isinstance(getattr(self.backbone, "head", None), nn.Module):
-            raise ValueError(
-                f"vision_pooling_head is on, but {self.kind!r} has no attention pooling head; expected a "
-                "'siglip_vision_model' with vision_use_head."
-            )
+            found = f"{self.kind!r} has no attention pooling head"
+            raise ValueError(f"vision_pooling_head is on, but {found}; expected 'siglip_vision_model' with its head.")
         self.projection = Projection(backbone_width(self.backbone), config.projection_dim)
 
     def forward(self, pixel_values: Tensor | None = None, image_states: Tensor | None = None, **kwargs):
@@ -158,14 +152,9 @@ class GridEncoder(nn.Module):
             pooled = cells[:, :1] if prefix else cells.mean(dim=1, keepdim=True)  # projecting commutes with the mean
         return torch.cat([pooled, cells[:, prefix:]], dim=1), output
 
-    def train(self, mode: bool = True):
-        return train_unfrozen(self, mode)
 
-
-class TextEncoder(nn.Module):
+class TextEncoder(BackboneEncoder):
     """Text side: the words of a BiGRU or the sub-words of any transformer; special tokens are not fragments."""
-
-    batch_norm_frozen = False
 
     def __init__(self, config, backbone: nn.Module | None = None):
         super().__init__()
@@ -202,12 +191,9 @@ class TextEncoder(nn.Module):
         if input_ids.device.type == "cpu" and not torch.compiler.is_compiling() and input_ids.numel():
             highest, words = int(input_ids.max()), self.backbone.get_input_embeddings().num_embeddings
             if highest >= words:
-                raise ValueError(
-                    f"input_ids holds {highest}; expected ids below {words}, the text encoder's vocabulary. The "
-                    "tokenizer is not the one of this checkpoint; load both from the same folder."
-                )
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
+                why = f"{words}, the text encoder's vocabulary. The tokenizer is not the one of this checkpoint"
+                raise ValueError(f"input_ids holds {highest}; expected ids below {why}; load both from one folder.")
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         output = None
         if states is None:
             output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
@@ -226,9 +212,6 @@ class TextEncoder(nn.Module):
             pooled = fragments.gather(1, chosen[:, None, None].expand(-1, -1, fragments.shape[-1])).squeeze(1)
         return fragments, mask, pooled, output
 
-    def train(self, mode: bool = True):
-        return train_unfrozen(self, mode)
-
 
 class BiGRU(nn.Module):
     """Word embeddings and a bidirectional GRU; the output is the mean of both directions."""
@@ -239,9 +222,8 @@ class BiGRU(nn.Module):
         self.config = config
         self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
         self.dropout = nn.Dropout(config.dropout)
-        self.gru = nn.GRU(
-            config.embedding_size, config.hidden_size, config.num_hidden_layers, batch_first=True, bidirectional=True
-        )
+        sizes = config.embedding_size, config.hidden_size, config.num_hidden_layers
+        self.gru = nn.GRU(*sizes, batch_first=True, bidirectional=True)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings

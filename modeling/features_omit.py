@@ -27,9 +27,5 @@ class OmitFeatures(BaseModelOutputWithPooling):
 
     def select(self, items: slice) -> "OmitFeatures":
         """The features of some items, without the backbone's outputs."""
-        return OmitFeatures(
-            embeds=self.embeds[items],
-            mask=self.mask[items],
-            pooled=None if self.pooled is None else self.pooled[items],
-            norms=None if self.norms is None else self.norms[items],
-        )
+        pooled, norms = (None if each is None else each[items] for each in (self.pooled, self.norms))
+        return OmitFeatures(embeds=self.embeds[items], mask=self.mask[items], pooled=pooled, norms=norms)

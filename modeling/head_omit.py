@@ -46,9 +46,8 @@ class MatchingHead(nn.Module, ABC):
     """Base class of the heads. What stands in the class:
 
     Args:
-        title: its name in a few words, for help texts and tables.
+        title, formula: its name in a few words and its score, for help texts, tables and documentation.
         summary: what it does, as a sentence that begins with "it", for model cards.
-        formula: its score, for the documentation.
         fields: the fields of [`OmitConfig`] that it reads, `projection_dim` aside.
         aligns: whether `match` says which fragments matched; otherwise it scores one vector a side.
         transports: whether its match has a transport plan.
@@ -77,23 +76,16 @@ class MatchingHead(nn.Module, ABC):
         """The score of every image and caption, [B_i, B_t]; 0 where a side has no valid fragment."""
 
     def match(self, image: OmitFeatures, text: OmitFeatures) -> Match:
-        """Which fragments of every image and caption matched.
-
-        Raises:
-            ValueError: if the head pools each side and aligns nothing.
-        """
+        """Which fragments of every image and caption matched; `ValueError` if the head pools and aligns nothing."""
         name = type(self).__name__
         raise ValueError(f"{name} pools each side and aligns nothing; expected one that aligns, as 'omit' or 'maxsim'.")
 
     def tiled_similarity(
         self, image: OmitFeatures, text: OmitFeatures, memory_budget: int = MEMORY_BUDGET, matmul_dtype: str = "float32"
     ) -> Tensor:
-        """`similarity` for any number of images and captions, in bounded memory.
+        """`similarity` for any number of images and captions, in tiles of `memory_budget` bytes, or one pair if larger.
 
-        Args:
-            image, text: features of B_i images and B_t captions.
-            memory_budget: bytes for intermediate results; one pair at least is scored at a time.
-            matmul_dtype: one of the head's `matmul_dtypes`, or `ValueError`; see `TransportOptions`.
+        `ValueError` for a `matmul_dtype` that is not one of the head's; see `TransportOptions`.
         """
         if matmul_dtype not in self.matmul_dtypes:
             takers = "heads that transport and late interaction"

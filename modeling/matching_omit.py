@@ -63,17 +63,16 @@ def topk_similarity(
     found = []
     for start in range(0, len(queries.embeds), TOPK_BLOCK[0]):
         block = queries.select(slice(start, start + TOPK_BLOCK[0]))
-        values, indices = image.mask.new_zeros(len(block.embeds), 0).float(), None
+        best = []
         for first in range(0, len(candidates.embeds), TOPK_BLOCK[1]):
             others = candidates.select(slice(first, first + TOPK_BLOCK[1]))
             scores = head.tiled_similarity(*((block, others) if dim == 1 else (others, block)), memory_budget)
             scores = scores if dim == 1 else scores.T
-            numbers = torch.arange(first, first + scores.shape[1], device=scores.device).expand_as(scores)
-            numbers = numbers if indices is None else torch.cat([indices, numbers], dim=1)
-            values = torch.cat([values.to(scores.dtype), scores], dim=1)
-            values, places = values.topk(min(k, values.shape[1]))
-            indices = numbers.gather(1, places)
-        found.append(TopK(values, indices))
+            values, places = scores.topk(min(k, scores.shape[1]))
+            best.append((values, places + first))
+        values, indices = (torch.cat(parts, dim=1) for parts in zip(*best, strict=True))
+        values, places = values.topk(k)
+        found.append(TopK(values, indices.gather(1, places)))
     if not found:
         return TopK(image.embeds.new_zeros(0, k).float(), image.mask.new_zeros(0, k).long())
     return TopK(torch.cat([each.values for each in found]), torch.cat([each.indices for each in found]))

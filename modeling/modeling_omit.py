@@ -103,20 +103,14 @@ class OmitModel(OmitPreTrainedModel):
     ):
         """
         Args:
-            config: checked here, since setting single fields does not check them.
-            vision_backbone, text_backbone: loaded models, used in the place of untrained ones. `config` must hold
-                copies of their configurations, since the model changes them.
-
-        Raises:
-            StrictDataclassError: if the configuration is not valid.
-            ValueError: if a backbone is not for its side.
+            config: `StrictDataclassError` if it is not valid.
+            vision_backbone, text_backbone: loaded models, used in the place of untrained ones; `ValueError` if one is
+                not for its side. `config` must hold copies of their configurations, since the model changes them.
         """
-        config.validate()
+        config.validate()  # setting single fields does not
         super().__init__(config)
-        if config.vision_config.model_type == "omit_region":
-            self.vision_encoder = RegionEncoder(config)
-        else:
-            self.vision_encoder = GridEncoder(config, vision_backbone)
+        regions = config.vision_config.model_type == "omit_region"
+        self.vision_encoder = RegionEncoder(config) if regions else GridEncoder(config, vision_backbone)
         self.text_encoder = TextEncoder(config, text_backbone)
         self.matching = MATCHING[config.matching](config)
         # Without gradient where no loss reads it, or distributed training would wait for one.
@@ -156,15 +150,13 @@ class OmitModel(OmitPreTrainedModel):
         Raises:
             ValueError: for no form, several, or one that the image encoder does not take.
         """
-        given = {"pixel_values": pixel_values, "image_states": image_states, "region_features": region_features}
-        given = drop_none(given)
-        taken, kind = self.vision_encoder.input_names, self.config.vision_config.model_type
+        forms = {"pixel_values": pixel_values, "image_states": image_states, "region_features": region_features}
+        given, taken = drop_none(forms), self.vision_encoder.input_names
+        kind = self.config.vision_config.model_type
         if len(given) != 1 or not given.keys() <= set(taken):
-            source = "OmitProcessor(regions=…)" if "region_features" in taken else "OmitProcessor(images=…)"
-            raise ValueError(
-                f"{' and '.join(given) or 'No image'} given; expected {' or '.join(taken)}, and that alone, since the "
-                f"image encoder is {kind!r}; {source} makes {taken[0]}."
-            )
+            found, wanted = " and ".join(given) or "No image", " or ".join(taken)
+            source = f"OmitProcessor({'regions' if 'region_features' in taken else 'images'}=…) makes {taken[0]}"
+            raise ValueError(f"{found} given; expected {wanted}, and that alone, for a {kind!r} encoder; {source}.")
         if region_mask is not None:
             given["region_mask"] = region_mask
             if "region_features" not in taken:
@@ -210,8 +202,7 @@ class OmitModel(OmitPreTrainedModel):
         Args:
             image, text: from `get_image_features` and `get_text_features`, B_i images and B_t captions.
             memory_budget: bytes for intermediate results.
-            matmul_dtype: `bfloat16` or `int8` to multiply the cosines out faster and more coarsely, on a CPU and
-                without gradient (heads that transport, and late interaction).
+            matmul_dtype: `bfloat16` or `int8` multiply cosines out faster and more coarsely; see `TransportOptions`.
         """
         return self.matching.tiled_similarity(image, text, memory_budget, matmul_dtype)
 
@@ -255,8 +246,7 @@ class OmitModel(OmitPreTrainedModel):
             output_attentions, output_hidden_states: asked of both backbones.
 
         Raises:
-            ValueError: if a side is missing, shapes do not fit, images and captions of the loss are not as many, or an
-                alignment is asked of a head that pools.
+            ValueError: for a missing side, shapes or numbers that do not fit, or an alignment of a head that pools.
         """
         asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         asked = drop_none(asked) | {"return_dict": True}
@@ -333,5 +323,3 @@ def drop_none(arguments: dict) -> dict:
 
 
 OmitModel.register_for_auto_class()  # so that its code is saved with it
-
-__all__ = ["OmitModel", "OmitPreTrainedModel"]

@@ -1,6 +1,6 @@
 """Heads that score one pooled vector a side: they tell how alike an image and a caption are, not where.
 
-The formulas: ``docs/concepts/method.md#heads``.
+Source: ``docs/concepts/method.md#heads``.
 """
 
 import math
@@ -26,10 +26,7 @@ class PooledMatching(MatchingHead):
 
 
 class MeanMatching(PooledMatching):
-    """Cosine of the two mean-pooled vectors: VSE++'s score, the baseline of one vector a side.
-
-    The mean is of the fragments before normalisation.
-    """
+    """Cosine of the means of the fragments before normalisation: VSE++'s score, the baseline of one vector a side."""
 
     title = "mean-pooled vectors"
     summary = "it scores the cosine of the mean of an image's fragments and the mean of a caption's words"
@@ -78,10 +75,9 @@ class GeneralizedPooling(nn.Module):
         fragments = unnormalized(side)
         if 0 in fragments.shape[:2]:  # which the GRU does not take
             return fragments.sum(dim=1)
-        counts = side.mask.sum(dim=1)
         ranked = fragments.masked_fill(~side.mask[..., None], -torch.inf).sort(dim=1, descending=True).values
         ranked = ranked.masked_fill(ranked == -torch.inf, 0)  # valid ones first, so these are the last
-        sizes, item_size = counts.clamp_min(1).unique(return_inverse=True)
+        sizes, item_size = side.mask.sum(dim=1).clamp_min(1).unique(return_inverse=True)
         theta = self.weights(sizes, ranked)[item_size]
         return F.normalize((theta[..., None] * ranked).sum(dim=1), dim=-1, eps=NORM_EPS)
 

@@ -20,8 +20,8 @@ class PretrainedMixin:
         """`PreTrainedModel.from_pretrained`, but of a whole checkpoint.
 
         Raises:
-            ValueError: if parameters of the model are missing in the checkpoint or have another shape there, as after a
-                change of the configuration. With `ignore_mismatched_sizes=True` they are initialised instead.
+            ValueError: if parameters are missing in the checkpoint or have another shape there, as for a changed
+                configuration. With `ignore_mismatched_sizes=True` they are initialised instead.
         """
         model, info = super().from_pretrained(*args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
         wrong = [f"{name} is missing" for name in info["missing_keys"]]
@@ -29,10 +29,9 @@ class PretrainedMixin:
             wrong.append(f"{name} has shape {list(found)}; expected {list(ours)}")
         if wrong and not ignore_mismatched_sizes:
             listed = "\n  ".join(sorted(wrong)[:PROBLEMS_SHOWN]) + ("\n  …" if len(wrong) > PROBLEMS_SHOWN else "")
-            raise ValueError(
-                f"{len(wrong)} parameters of the model are not those of the checkpoint:\n  {listed}\nLoad it with the "
-                "configuration that it was saved with, or pass ignore_mismatched_sizes=True to begin these anew."
-            )
+            found = f"{len(wrong)} parameters of the model are not those of the checkpoint:\n  {listed}\n"
+            remedy = "Load it with the configuration that it was saved with, or pass ignore_mismatched_sizes=True"
+            raise ValueError(f"{found}{remedy} to begin these anew.")
         align_memory(model)
         return (model, info) if output_loading_info else model
 
@@ -57,14 +56,12 @@ class PretrainedMixin:
         Args:
             vision_model_name_or_path, text_model_name_or_path: Hub id or folder of a vision model and of a text
                 encoder, or of a model such as CLIP that has one.
-            dtype: of the parameters.
             config_kwargs: fields of [`OmitConfig`], such as `matching`. The tokenizer beside the text model decides
                 `special_token_ids` and `text_pooling` where they are left out.
 
         Raises:
             OSError: if a model is not found, or the tokenizer is needed and not there.
-            ValueError: for a field that `OmitConfig` does not have, a model that is not for its side, or a tokenizer
-                with more tokens than the text model.
+            ValueError: for an unknown field, a model that is not for its side, or a tokenizer of another text model.
 
         Example:
             ```python
@@ -92,15 +89,13 @@ class PretrainedMixin:
 
         Args:
             name_or_path: Hub id or folder of the checkpoint, with its tokenizer.
-            dtype: of the parameters.
             config_kwargs: fields of [`OmitConfig`], such as `matching`. Left out, `projection_dim` and
                 `logit_scale_init_value` are the checkpoint's (its scale at most 100), and `special_token_ids` and
                 `text_pooling` what the tokenizer says.
 
         Raises:
-            ValueError: for a field that `OmitConfig` does not have, another kind of checkpoint, a `projection_dim` that
-                is not the checkpoint's, or a tokenizer that does not fit it.
-            OSError: if it is not found, or has no tokenizer.
+            OSError: if the checkpoint is not found, or has no tokenizer.
+            ValueError: for an unknown field, another kind of checkpoint, or a `projection_dim` or tokenizer of another.
 
         Example:
             ```python
@@ -110,18 +105,15 @@ class PretrainedMixin:
         check_fields("config_kwargs", config_kwargs, FIELDS)
         kind = AutoConfig.from_pretrained(name_or_path).model_type
         if kind not in ("clip", "siglip"):
-            raise ValueError(
-                f"{name_or_path} is a {kind!r} model; expected 'clip' or 'siglip'. For two other backbones there is "
-                "OmitModel.from_vision_text_pretrained."
-            )
+            other = "OmitModel.from_vision_text_pretrained takes two other backbones"
+            raise ValueError(f"{name_or_path} is a {kind!r} model; expected 'clip' or 'siglip'. {other}.")
         clip = align_memory(AutoModel.from_pretrained(name_or_path, dtype=dtype))
         text_projection = clip.text_projection if kind == "clip" else clip.text_model.head
         width = text_projection.out_features
-        if config_kwargs.get("projection_dim", width) != width:
-            raise ValueError(
-                f"projection_dim is {config_kwargs['projection_dim']}; expected {width}, the width of the projections "
-                f"of {name_or_path}, which are kept."
-            )
+        asked = config_kwargs.get("projection_dim", width)
+        if asked != width:
+            kept = f"the width of the projections of {name_or_path}, which are kept"
+            raise ValueError(f"projection_dim is {asked}; expected {width}, {kept}.")
         tokenizer = pretrained_tokenizer(name_or_path)
         fit_tokenizer(clip.config.text_config, tokenizer)
         settings = {

@@ -10,15 +10,11 @@ from .pictures_omit import as_pictures
 
 
 class OmitProcessor(ProcessorMixin):
-    """An image processor and a tokenizer under one roof.
+    """The vision backbone's image processor, or None for precomputed regions, and the text backbone's tokenizer.
 
-    Captions are padded to the longest and cut to the tokenizer's `model_max_length`; tensors are PyTorch's. The call can
+    Captions are padded to the longest and cut to the tokenizer's `model_max_length`; tensors are PyTorch's. A call can
     change it: `processor(text=…, padding="max_length", max_length=32)`. Where the model reads the padding too, as
     SigLIP, whose tokenizer makes no attention mask, captions are padded to `model_max_length`, and the mask is ones.
-
-    Args:
-        image_processor: of the vision backbone; None for a model of precomputed regions.
-        tokenizer: of the text backbone.
     """
 
     text_kwargs = {"padding": True, "truncation": True, "return_tensors": "pt"}
@@ -48,9 +44,8 @@ class OmitProcessor(ProcessorMixin):
             kwargs: for the image processor or the tokenizer.
 
         Returns:
-            `BatchFeature` with `pixel_values` [B_i, 3, H, W] for images; `region_features` float32 [B_i, K, width] and
-            `region_mask` bool [B_i, K], false for padding, for regions; `input_ids` and `attention_mask` [B_t, L] for
-            text.
+            `BatchFeature` of `pixel_values` [B_i, 3, H, W], or `region_features` float32 [B_i, K, width] and
+            `region_mask` bool [B_i, K], false for padding; and of `input_ids` and `attention_mask` [B_t, L].
 
         Raises:
             ValueError: if nothing is given, or both images and regions; for what is no picture, no regions or no text;
@@ -88,10 +83,8 @@ class OmitProcessor(ProcessorMixin):
         resized = any(options.get(name, getattr(self.image_processor, name, False)) for name in steps)
         if len(sizes) > 1 and not resized and options["return_tensors"] is not None:
             listed = " and ".join(f"{height} x {width}" for height, width in sorted(sizes)[:2])
-            raise ValueError(
-                f"The {len(images)} pictures have {len(sizes)} sizes, such as {listed}, and are not resized, so they "
-                "make no tensor; pass do_resize=True, or pictures of one size."
-            )
+            found = f"The {len(images)} pictures have {len(sizes)} sizes, such as {listed}, and are not resized"
+            raise ValueError(f"{found}, so they make no tensor; pass do_resize=True, or pictures of one size.")
 
     def _check_text(self, text, kwargs):
         if not isinstance(text, list) or len(text) == 0:
@@ -107,11 +100,9 @@ class OmitProcessor(ProcessorMixin):
             return
         lengths = [len(ids) for ids in self.tokenizer(text, truncation=options["truncation"])["input_ids"]]
         if len(set(lengths)) > 1:
+            found = f"The {len(text)} captions have {min(lengths)} to {max(lengths)} tokens and are not padded"
             remedy = "leave padding=True" if not padded else "give the tokenizer a pad_token"
-            raise ValueError(
-                f"The {len(text)} captions have {min(lengths)} to {max(lengths)} tokens and are not padded, so they "
-                f"make no tensor; {remedy}, or pass return_tensors=None."
-            )
+            raise ValueError(f"{found}, so they make no tensor; {remedy}, or pass return_tensors=None.")
 
 
 def _padded_regions(regions) -> dict[str, torch.Tensor]:
@@ -125,10 +116,9 @@ def _padded_regions(regions) -> dict[str, torch.Tensor]:
     if not images:
         raise ValueError("regions is empty; expected those of at least one image.")
     for number, each in enumerate(images):
-        if each.ndim != 2 or each.shape[-1] != images[0].shape[-1] or len(each) == 0:
-            raise ValueError(
-                f"regions[{number}] has shape {tuple(each.shape)}; expected [K, {images[0].shape[-1]}] with K from 1."
-            )
+        shape, width = tuple(each.shape), images[0].shape[-1]
+        if len(shape) != 2 or shape[0] == 0 or shape[1] != width:
+            raise ValueError(f"regions[{number}] has shape {shape}; expected [K, {width}] with K from 1.")
         if not each.isfinite().all():
             raise ValueError(f"regions[{number}] holds NaN or infinity; expected numbers.")
     mask = pad_sequence([torch.ones(len(each), dtype=torch.bool) for each in images], batch_first=True)

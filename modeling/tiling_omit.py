@@ -24,7 +24,6 @@ def score_in_tiles(
 
     Args:
         score: takes the images and captions of a tile, as slices, and gives their scores.
-        num_images, num_captions: B_i and B_t.
         elements_per_pair: numbers (of 4 bytes) that a pair needs while it is scored.
         memory_budget: bytes for a tile; it holds one pair at least.
     """

@@ -1,6 +1,6 @@
 """Heads that transport fragments onto words: full transport, and OMIT's partial one with dustbins.
 
-They say what is transported, rows and their mass; `transport_omit` transports it.
+They say what `transport_omit` transports, rows and their mass. Source: ``docs/concepts/method.md#partial-matching``.
 """
 
 from dataclasses import replace
@@ -18,10 +18,7 @@ from .transport_omit import MATMUL_DTYPES, Side, TransportOptions, make_sides, t
 
 
 class OTMatching(MatchingHead):
-    """Full transport: ⟨P, S⟩ = 1 − CMD, the Cross-modal Mover's Distance.
-
-    Source: ``docs/concepts/method.md#full-matching``.
-    """
+    """Full transport, 1 − the Cross-modal Mover's Distance. Source: ``docs/concepts/method.md#full-matching``."""
 
     title = "full transport"
     summary = (
@@ -75,8 +72,6 @@ class OmitMatching(OTMatching):
     With `global` dustbins and `uniform` marginals this is [`partial_sinkhorn_similarity`]. `learned` replaces the
     global features by one trained vector a side, `scalar` every similarity to a dustbin by one trained number. Other
     marginals share out among the fragments what the dustbin leaves, K/(K+1).
-
-    Source: ``docs/concepts/method.md#partial-matching``.
     """
 
     title = "partial transport"

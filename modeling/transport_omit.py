@@ -1,8 +1,7 @@
 """Transport as a function of tensors: what it is given, and which backend computes it.
 
-A side comes as *rows*, its dustbin (if any) and its fragments, and the mass of every row. What the dustbin is and how
-mass is shared out is in these; a backend only transports. This folder has the readable reference, in bounded tiles;
-`omit_hf.kernels` registers faster ones. See ``docs/concepts/backends.md``.
+What the dustbin is and how mass is shared out is in the rows of a side and their mass; a backend only transports. This
+folder has the readable reference; `omit_hf.kernels` registers faster ones. See ``docs/concepts/backends.md``.
 """
 
 import importlib.util
@@ -26,12 +25,10 @@ logger = logging.get_logger(__name__)
 
 
 class Side(NamedTuple):
-    """One side of a transport.
+    """One side of a transport: rows, [B, R, D], any dustbin first, and their mass, which sums to 1 or is all zero.
 
-    Args:
-        rows: dustbin (if any) and fragments, [B, R, D]. A row without mass must be finite, and plays no part.
-        mass: marginals, which sum to 1 or are all zero: [B_i, 1, R] of images and [1, B_t, C] of captions, or
-            [B_i, B_t, R] and [B_i, B_t, C] where they depend on the pair.
+    Mass is [B_i, 1, R] of images and [1, B_t, C] of captions, or [B_i, B_t, R] and [B_i, B_t, C] where it depends on
+    the pair. A row without mass must be finite, and plays no part.
     """
 
     rows: Tensor
@@ -49,8 +46,7 @@ class TransportOptions:
     """How to transport.
 
     Args:
-        regularization: λ > 0, in units of a cosine.
-        num_iterations: n ≥ 1.
+        regularization, num_iterations: λ > 0, in units of a cosine, and n ≥ 1.
         num_dustbins: rows in front of a side that are dustbins, which the score leaves out: 1, or 0 for full transport.
         backend: a name of `BACKENDS`, or `auto`: the fastest that is registered for the device, pays at this size and
             can serve these inputs. The choice is logged at level DEBUG, a fallback at level INFO.
@@ -135,15 +131,13 @@ def partial_sinkhorn_similarity(
 
         The word and its dustbin look alike, so each takes half of the first region's mass, a third.
     """
-    image = _check_side("image", image_embeds, image_mask, image_pooled)
-    text = _check_side("text", text_embeds, text_mask, text_pooled)
-    image_rows, mu = add_dustbin(image.embeds, image.mask, fragment_marginals("uniform", image, text), image.pooled)
-    text_rows, nu = add_dustbin(text.embeds, text.mask, fragment_marginals("uniform", text, image), text.pooled)
+    image_rows, mu = _rows_and_mass("image", image_embeds, image_mask, image_pooled)
+    text_rows, nu = _rows_and_mass("text", text_embeds, text_mask, text_pooled)
     options = TransportOptions(regularization, num_iterations, backend=backend)
     return transport_similarity(*make_sides(image_rows, mu, text_rows, nu), options)
 
 
-def _check_side(side: str, embeds: Tensor, mask: Tensor | None, pooled: Tensor) -> OmitFeatures:
+def _rows_and_mass(side: str, embeds: Tensor, mask: Tensor | None, pooled: Tensor) -> tuple[Tensor, Tensor]:
     if embeds.ndim != 3:
         raise ValueError(f"{side}_embeds has shape {tuple(embeds.shape)}; expected [batch, fragments, width].")
     batch, fragments, width = embeds.shape
@@ -152,19 +146,14 @@ def _check_side(side: str, embeds: Tensor, mask: Tensor | None, pooled: Tensor) 
         if tensor.shape != shape:
             found = f"{side}_{name} has shape {tuple(tensor.shape)}"
             raise ValueError(f"{found}; expected {shape}, to fit {side}_embeds of shape {tuple(embeds.shape)}.")
-    mask = mask.bool()
-    return OmitFeatures(embeds=embeds.masked_fill(~mask[..., None], 0), mask=mask, pooled=pooled)
+    features = OmitFeatures(embeds=embeds.masked_fill(~mask.bool()[..., None], 0), mask=mask.bool())
+    return add_dustbin(features.embeds, features.mask, fragment_marginals("uniform", features, features), pooled)
 
 
 def transport_similarity(image: Side, text: Side, options: TransportOptions) -> Tensor:
     """Score of every image and caption, Σ P S over fragments, where P is the plan of [`sinkhorn`].
 
-    Args:
-        image, text: rows [B_i, R, D] and [B_t, C, D], and their mass.
-        options: how to transport, and what computes it.
-
-    Returns:
-        [B_i, B_t], float32 (float64 if an input is float64); 0 where a side has no mass.
+    It is [B_i, B_t], float32 (float64 if an input is float64), and 0 where a side has no mass.
 
     Raises:
         ValueError: for sides of unequal type, device or width, or of integers; for an unknown backend, or one that was
@@ -174,10 +163,9 @@ def transport_similarity(image: Side, text: Side, options: TransportOptions) -> 
     if widths[0] != widths[1]:
         raise ValueError(f"image_embeds are {widths[0]} wide, text_embeds {widths[1]}; expected the same.")
     if image.rows.dtype != text.rows.dtype or image.rows.device != text.rows.device:
-        raise ValueError(
-            f"The images are {image.rows.dtype} on {image.rows.device}, the captions {text.rows.dtype} on "
-            f"{text.rows.device}; expected the same. Cast one side, as in text.embeds.to(image.embeds.dtype)."
-        )
+        images, captions = (f"{side.rows.dtype} on {side.rows.device}" for side in (image, text))
+        remedy = "Cast one side, as in text.embeds.to(image.embeds.dtype)"
+        raise ValueError(f"The images are {images}, the captions {captions}; expected the same. {remedy}.")
     check_rows(image.rows, text.rows, options.backend, options.matmul_dtype)
     entries = image.rows.shape[0] * image.rows.shape[1] * text.rows.shape[0] * text.rows.shape[1]
     candidates = candidate_backends(options.backend, image.rows.device.type, entries, options.matmul_dtype)
@@ -247,21 +235,16 @@ def check_rows(image_rows: Tensor, text_rows: Tensor, backend: str, matmul_dtype
     """Raise `ValueError` unless rows are floating-point numbers and can be multiplied out in `matmul_dtype`."""
     for side, rows in (("image", image_rows), ("text", text_rows)):
         if not rows.is_floating_point():
-            raise ValueError(
-                f"{side}_embeds are {rows.dtype}; expected floating-point numbers. Quantised features need their "
-                "scale, as in embeds.float() * scale."
-            )
+            remedy = "Quantised features need their scale, as in embeds.float() * scale"
+            raise ValueError(f"{side}_embeds are {rows.dtype}; expected floating-point numbers. {remedy}.")
     if matmul_dtype == "float32":
         return
     if matmul_dtype not in MATMUL_DTYPES:
         raise ValueError(f"matmul_dtype is {matmul_dtype!r}; expected one of {', '.join(map(repr, MATMUL_DTYPES))}.")
-    able = [name for name, each in BACKENDS.items() if matmul_dtype in each.matmul_dtypes]
+    name = f"matmul_dtype {matmul_dtype!r}"
+    able = [key for key, each in BACKENDS.items() if matmul_dtype in each.matmul_dtypes]
     if backend not in ("auto", *able) or image_rows.device.type != "cpu" or not able:
-        raise ValueError(
-            f"matmul_dtype {matmul_dtype!r} is for the backends 'cpu' and 'numba' of omit_hf.kernels on a CPU; this is "
-            f"backend {backend!r} on {image_rows.device}."
-        )
+        expected = "the backends 'cpu' and 'numba' of omit_hf.kernels on a CPU"
+        raise ValueError(f"{name} is for {expected}; this is backend {backend!r} on {image_rows.device}.")
     if torch.is_grad_enabled() and (image_rows.requires_grad or text_rows.requires_grad):
-        raise ValueError(
-            f"matmul_dtype {matmul_dtype!r} has no gradient; score under torch.inference_mode(), or use 'float32'."
-        )
+        raise ValueError(f"{name} has no gradient; score under torch.inference_mode(), or use 'float32'.")
