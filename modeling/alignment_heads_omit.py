@@ -1,7 +1,6 @@
 """Heads that look for a fragment's counterpart by itself, without marginals: late interaction, CHAN, SCAN.
 
-The formulas: ``docs/concepts/method.md#heads``. Scores are 0 for an image without a valid region or a caption without a
-valid word.
+Scores are 0 where a side has no valid fragment. Source: ``docs/concepts/method.md#heads``.
 """
 
 import torch
@@ -11,19 +10,16 @@ from torch import Tensor
 from .features_omit import OmitFeatures
 from .head_omit import Match, MatchingHead
 from .sinkhorn_omit import LOG_ZERO, at_least_float32, row_similarity
-from .tiling_omit import DEFAULT_MEMORY_BUDGET, score_in_tiles
+from .tiling_omit import MEMORY_BUDGET, score_in_tiles
 from .transport_omit import BACKENDS, MATMUL_DTYPES, Side, candidate_backends, check_rows
 
-CHAN_TEMPERATURE = 0.1
-SCAN_SHARPNESS = 9  # factor on what the attention's softmax is taken of
+SCAN_SHARPNESS = 9  # factor on the attention's logits
 SCAN_SLOPE = 0.1  # of the leaky ReLU
 NORM_EPS = 1e-6
 
 
 class MaxSimMatching(MatchingHead):
     """Late interaction: for each word the best region, mean over the words (ColBERT).
-
-        s(V, T) = 1/L Σ_l max_k ⟨v_k, t_l⟩
 
     The alignment gives a word's share of the score, 1/L, to its best region.
     """
@@ -55,11 +51,7 @@ class MaxSimMatching(MatchingHead):
         return score.masked_fill(~(image.mask.any(dim=1)[:, None] & text.mask.any(dim=1)), 0)
 
     def tiled_similarity(
-        self,
-        image: OmitFeatures,
-        text: OmitFeatures,
-        memory_budget: int = DEFAULT_MEMORY_BUDGET,
-        matmul_dtype: str = "float32",
+        self, image: OmitFeatures, text: OmitFeatures, memory_budget: int = MEMORY_BUDGET, matmul_dtype: str = "float32"
     ) -> Tensor:
         check_rows(image.embeds, text.embeds, self.backend, matmul_dtype)
         device = image.embeds.device.type
@@ -68,13 +60,8 @@ class MaxSimMatching(MatchingHead):
                 sides = Side(image.embeds, image.mask[:, None]), Side(text.embeds, text.mask[None])
                 with torch.autocast(device, enabled=False):
                     return BACKENDS[name].late_interaction(*sides, self.temperature, matmul_dtype)
-        return score_in_tiles(
-            lambda images, captions: self.score(image.select(images), text.select(captions)),
-            image.embeds.shape[0],
-            text.embeds.shape[0],
-            self.elements_per_pair(image, text),
-            memory_budget,
-        )
+        sizes = image.embeds.shape[0], text.embeds.shape[0], self.elements_per_pair(image, text)
+        return score_in_tiles(lambda i, t: self.score(image.select(i), text.select(t)), *sizes, memory_budget)
 
     def pool_words(self, best: Tensor, mask: Tensor) -> Tensor:
         """Pool the words' best similarities, [B_i, B_t, L], into scores, [B_i, B_t]."""
@@ -96,16 +83,14 @@ class MaxSimMatching(MatchingHead):
 class ChanMatching(MaxSimMatching):
     """Cross-modal hard aligning: for each word the best region, log-sum-exp over the words (Pan et al. 2023).
 
-        s(V, T) = τ log Σ_l exp(max_k ⟨v_k, t_l⟩ / τ),  τ = 0.1
-
-    The sum is not a mean: the score grows with the number of words, up to 1 + τ log L. The alignment gives a word's
-    share in the gradient of the score, softmax_l(max_k ⟨v_k, t_l⟩ / τ), to its best region.
+    The score grows with the number of words, up to 1 + τ log L: the sum is not a mean. The alignment gives a word's
+    share in the gradient, softmax_l(max_k ⟨v_k, t_l⟩ / τ), to its best region. The temperature τ is 0.1.
     """
 
     title = "CHAN"
     summary = "it finds for each word of a caption the most similar fragment of an image, and scores their log-sum-exp"
     formula = "τ log Σ_l exp(max_k ⟨v_k, t_l⟩ / τ)"
-    temperature = CHAN_TEMPERATURE
+    temperature = 0.1
 
     def pool_words(self, best: Tensor, mask: Tensor) -> Tensor:
         return self.temperature * (best / self.temperature).masked_fill(~mask, LOG_ZERO).logsumexp(dim=-1)
@@ -122,7 +107,7 @@ class ScanT2IMatching(MatchingHead):
         r_ij = LeakyReLU₀.₁ ⟨k_i, q_j⟩,  r̄_ij = r_ij / ‖r_i·‖,  α_ij = softmax_i(9 r̄_ij),  a_j = Σ_i α_ij k_i,
         s = 1/n Σ_j cos(q_j, a_j) = 1/n Σ_j Σ_i α_ij ⟨k_i, q_j⟩ / √(α_·jᵀ G α_·j)  with G_ii' = ⟨k_i, k_i'⟩.
 
-    The second form spares the attended vectors, [B_i, B_t, n, D]. The alignment is α / n.
+    The second form, computed here, needs no attended vectors, [B_i, B_t, n, D]. The alignment is α / n.
     """
 
     title = "SCAN, words attend over regions"
@@ -138,7 +123,7 @@ class ScanT2IMatching(MatchingHead):
 
 
 class ScanI2TMatching(ScanT2IMatching):
-    """[`ScanT2IMatching`] with the regions as queries: each attends over the words."""
+    """[`ScanT2IMatching`] with the regions as queries, which attend over the words."""
 
     title = "SCAN, regions attend over words"
     summary = "each fragment of an image attends over the words of a caption, and is compared to what it attends to"

@@ -5,22 +5,14 @@ import math
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    MODEL_MAPPING,
-    AutoBackbone,
-    AutoConfig,
-    AutoModel,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-    SiglipTextModel,
-)
+from transformers import MODEL_MAPPING, AutoBackbone, AutoConfig, AutoModel, AutoTokenizer, SiglipTextModel
 
 # Towers that AutoModel does not find by their configuration.
 TEXT_TOWERS = {"siglip_text_model": SiglipTextModel}
 
 
 def build_vision_backbone(config) -> nn.Module:
-    """An untrained vision backbone. `AutoBackbone` where the configuration asks for another stage than the last."""
+    """An untrained vision backbone: an `AutoBackbone` where the configuration asks for a stage before the last."""
     stages = getattr(config, "stage_names", None)
     if type(config) in MODEL_MAPPING and (stages is None or list(config.out_features) == [stages[-1]]):
         return AutoModel.from_config(config, **without_pooler(config))
@@ -39,10 +31,9 @@ def pretrained_backbone(name_or_path: str, part: str, dtype: torch.dtype) -> nn.
 
 
 def align_memory(model: nn.Module) -> nn.Module:
-    """Copy weights that are mapped from a file, so that they are aligned in memory like those of any other model.
+    """Copy unaligned weights, mapped from a file, so that a loaded model scores as the saved one did, to the bit.
 
-    A mapped tensor may begin at any address, and products of unaligned tensors round differently, which transport
-    amplifies. After this a loaded model scores as the saved one did, to the bit.
+    Products of unaligned tensors round differently, which transport amplifies.
     """
     for parameter in model.parameters():
         if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
@@ -50,12 +41,8 @@ def align_memory(model: nn.Module) -> nn.Module:
     return model
 
 
-def pretrained_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a text model.
-
-    Raises:
-        OSError: if there is none. (`AutoTokenizer` alone may make an empty one up from the model's configuration.)
-    """
+def pretrained_tokenizer(name_or_path: str):
+    """The tokenizer beside a text model; `OSError` if there is none, where `AutoTokenizer` may make up an empty one."""
     tokenizer = AutoTokenizer.from_pretrained(name_or_path)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise OSError(f"There is no tokenizer beside the text model {name_or_path}; save its tokenizer there.")
@@ -63,24 +50,19 @@ def pretrained_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 
 
 def text_settings(tokenizer) -> dict:
-    """The fields of an [`OmitConfig`] that follow from a tokenizer.
+    """The fields of an [`OmitConfig`] that follow from a tokenizer: `special_token_ids` and `text_pooling`.
 
-    Returns:
-        `special_token_ids`, the ids that it adds to a text or pads with (an unknown word is a word); `text_pooling`,
-        `cls` where it has a CLS token, else `last` where it has an EOS token, else `mean`.
+    Special are the tokens that it adds to a text or pads with; an unknown word is a word. Pooling is `cls` where it has
+    a CLS token, else `last` where it has an EOS token, else `mean`.
     """
     names = ("cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
-    pooling = "cls" if tokenizer.cls_token_id is not None else "last" if tokenizer.eos_token_id is not None else "mean"
     ids = {getattr(tokenizer, name) for name in names} - {None}
+    pooling = "cls" if tokenizer.cls_token_id in ids else "last" if tokenizer.eos_token_id in ids else "mean"
     return {"special_token_ids": sorted(ids), "text_pooling": pooling}
 
 
 def fit_tokenizer(config, tokenizer) -> None:
-    """Check that a text backbone has an embedding for every token of a tokenizer, and let it pad with the same token.
-
-    Raises:
-        ValueError: if the tokenizer has more tokens than the backbone.
-    """
+    """Let a text backbone pad as a tokenizer does; `ValueError` if it has not an embedding for every token of it."""
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
             f"The tokenizer has {len(tokenizer)} tokens, and the text encoder {config.model_type!r} embeds "
@@ -91,33 +73,25 @@ def fit_tokenizer(config, tokenizer) -> None:
 
 
 def without_pooler(config) -> dict:
-    """Arguments that build a backbone without its unused pooler, where its class takes such an argument.
-
-    Parameters that never get a gradient break distributed training.
-    """
+    """Arguments that build a backbone without its unused pooler, whose lack of gradient breaks distributed training."""
     if type(config) not in MODEL_MAPPING:
-        raise ValueError(
-            f"AutoModel has no model for a configuration of type {config.model_type!r}; choose another backbone."
-        )
-    model_class = MODEL_MAPPING[type(config)]
-    accepts = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
-    return {"add_pooling_layer": False} if accepts else {}
+        kind = config.model_type
+        raise ValueError(f"AutoModel has no model for a configuration of type {kind!r}; choose another backbone.")
+    accepted = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
 
 
 def backbone_width(backbone: nn.Module) -> int:
     """Width of a vision backbone's last states."""
     if hasattr(backbone, "channels"):
         return backbone.channels[-1]
-    config = backbone.config
     # In this order: MobileViT has hidden_sizes as well as the neck after them.
     for name in ("hidden_size", "neck_hidden_sizes", "hidden_sizes", "hidden_dim", "last_hidden_size"):
-        width = getattr(config, name, None)
+        width = getattr(backbone.config, name, None)
         if width is not None:
             return width if isinstance(width, int) else width[-1]
-    raise ValueError(
-        f"The configuration of {type(backbone).__name__} does not tell the width of its last states; expected an "
-        "attribute hidden_size, hidden_sizes or hidden_dim. Set vision_config.hidden_size to that width."
-    )
+    found = f"The configuration of {type(backbone).__name__} does not tell the width of its last states"
+    raise ValueError(f"{found}; expected hidden_size or the like. Set vision_config.hidden_size to that width.")
 
 
 def own_image_size(backbone: nn.Module) -> tuple[int, int] | None:
@@ -160,33 +134,28 @@ def cell_grid(config, pixels: tuple[int, int], states: Tensor) -> tuple[int, int
     return rows, columns
 
 
-def train_unfrozen(encoder: nn.Module, mode: bool) -> nn.Module:
-    """`Module.train`, but frozen parts of the backbone stay in evaluation mode: no dropout, fixed statistics.
+class BackboneEncoder(nn.Module):
+    """An encoder in whose training frozen parts of the backbone stay in evaluation mode: no dropout, fixed statistics.
 
     A part is frozen if none of its parameters is trained; with `batch_norm_frozen` every batch norm is.
     """
-    nn.Module.train(encoder, mode)
-    for part in encoder.backbone.modules():
-        parameters = list(part.parameters())
-        frozen = parameters and not any(parameter.requires_grad for parameter in parameters)
-        if frozen or (encoder.batch_norm_frozen and isinstance(part, nn.modules.batchnorm._BatchNorm)):
-            part.eval()
-    return encoder
+
+    batch_norm_frozen = False
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        for part in self.backbone.modules():
+            parameters = list(part.parameters())
+            frozen = parameters and not any(parameter.requires_grad for parameter in parameters)
+            if frozen or (self.batch_norm_frozen and isinstance(part, nn.modules.batchnorm._BatchNorm)):
+                part.eval()
+        return self
 
 
 def check_input(backbone: nn.Module, side: str, expected: str) -> None:
-    """Check that a backbone is an encoder of that side, which reads `pixel_values`, or `input_ids` alone.
-
-    Raises:
-        ValueError: if it is not.
-    """
-    kind = backbone.config.model_type
-    if backbone.main_input_name != expected:
-        raise ValueError(
-            f"The {side} backbone is a {kind!r} model, which reads {backbone.main_input_name}; expected a {side} "
-            f"encoder, which reads {expected}."
-        )
+    """Raise `ValueError` unless a backbone is an encoder of that side, which reads the expected input."""
+    found, reads = f"The {side} backbone is a {backbone.config.model_type!r} model", backbone.main_input_name
+    if reads != expected:
+        raise ValueError(f"{found}, which reads {reads}; expected a {side} encoder, which reads {expected}.")
     if side == "text" and backbone.config.is_encoder_decoder:
-        raise ValueError(
-            f"The text backbone is a {kind!r} model, an encoder and a decoder; expected an encoder, such as BERT."
-        )
+        raise ValueError(f"{found}, an encoder and a decoder; expected an encoder, such as BERT.")

@@ -1,4 +1,4 @@
-"""Configuration of OMIT and of the sub-models that are its own."""
+"""Configuration of OMIT and of its own encoders. Source: ``docs/concepts/method.md#encoders``."""
 
 import difflib
 import math
@@ -15,11 +15,7 @@ MAX_LOGIT_SCALE = math.log(100)
 
 
 def check_fields(where: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Check that all names are known.
-
-    Raises:
-        ValueError: for the first that is not, with the nearest name that is.
-    """
+    """Raise `ValueError` for the first name that is not known, with the nearest that is."""
     known = sorted(known)
     for name in names:
         if name not in known:
@@ -35,12 +31,10 @@ class BiGRUConfig(PreTrainedConfig):
     Args:
         vocab_size: words of the tokenizer.
         embedding_size: width of the word embeddings (300 in the paper, as in GloVe).
-        hidden_size: width of each direction, and of their mean, which is the output.
+        hidden_size: width of a direction, and of the output, the mean of both.
         num_hidden_layers: stacked GRU layers.
         dropout: share of the word embeddings' entries dropped during training.
         pad_token_id: id of padding; its embedding is zero.
-
-    Source: ``docs/concepts/method.md#encoders``.
     """
 
     model_type = "omit_bigru"
@@ -59,10 +53,8 @@ class BiGRUConfig(PreTrainedConfig):
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; expected a share from 0 to below 1.")
         if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
-            raise ValueError(
-                f"pad_token_id is {self.pad_token_id}; expected a word of the vocabulary, from 0 to "
-                f"{self.vocab_size - 1}, or None."
-            )
+            expected = f"a word of the vocabulary, from 0 to {self.vocab_size - 1}, or None"
+            raise ValueError(f"pad_token_id is {self.pad_token_id}; expected {expected}.")
 
 
 @strict
@@ -73,10 +65,8 @@ class RegionEncoderConfig(PreTrainedConfig):
         feature_size: width of a region's features (2048 of a Faster R-CNN with bottom-up attention).
         hidden_size: width within the two-layer MLP, which is added to a linear projection.
         dropout: share of the MLP's hidden entries dropped during training.
-        kept_share: share of an image's K regions that each pass of training keeps, at random: exactly
-            int(kept_share · K), but at least one. All are kept in evaluation.
-
-    Source: ``docs/concepts/method.md#encoders``.
+        kept_share: share of an image's K regions that a training pass keeps, at random: int(kept_share · K), but at
+            least one. Evaluation keeps all.
     """
 
     model_type = "omit_region"
@@ -105,9 +95,9 @@ class OmitConfig(PreTrainedConfig):
             `AutoModel` or `AutoBackbone`, whose grid cells or patches are; an object, or a dict with `model_type`.
         text_config: `omit_bigru` or any text encoder of `AutoModel`; its words or sub-words are the text fragments.
         projection_dim: D, the common width of fragments and global features.
-        matching: the similarity head, one of `MATCHING`. `omit` (partial transport), `ot` (full transport); `maxsim`
-            (late interaction), `chan`, `scan_t2i`, `scan_i2t` (a fragment's counterpart by itself); `mean`, `gpo`,
-            `pem` (one pooled vector or Gaussian a side).
+        matching: the similarity head: `omit` (partial transport), `ot` (full transport); `maxsim` (late interaction),
+            `chan`, `scan_t2i`, `scan_i2t` (a fragment's counterpart by itself); `mean`, `gpo`, `pem` (one pooled vector
+            or Gaussian a side).
         regularization: λ of the entropic transport, in units of a cosine (`omit`, `ot`).
         num_iterations: n, the Sinkhorn iterations (`omit`, `ot`).
         dustbin: what takes the fragments without a counterpart (`omit`): the `global` feature of each side, one
@@ -116,13 +106,12 @@ class OmitConfig(PreTrainedConfig):
             normalisation, or by softmax of its similarity to the global feature of its own side (`self_global`) or
             of the other side (`cross_global`).
         backend: what computes the transport (`omit`, `ot`): `auto`, the fastest that can serve the inputs on their
-            device, or by name `reference`, `cpu`, `numba` or `triton`; see `partial_sinkhorn_similarity`. Late
-            interaction (`maxsim`, `chan`) goes tile by tile on a CPU with `auto`, `cpu` and `numba`, and in plain torch
-            otherwise.
+            device, or by name `reference`, `cpu`, `numba` or `triton`. Late interaction (`maxsim`, `chan`) goes tile by
+            tile on a CPU with `auto`, `cpu` and `numba`, and in plain torch otherwise.
         loss: `triplet` (hinge over hardest negatives) or `infonce` (symmetric cross-entropy).
         margin: α of the triplet loss, in units of the similarity.
-        logit_scale_init_value: logarithm of the factor from similarity to logits; learned with `infonce`, kept
-            otherwise. At most ln 100; a learned one is clamped to that.
+        logit_scale_init_value: logarithm of the factor from similarity to logits, at most ln 100; learned with
+            `infonce`, and clamped to that.
         text_pooling: which state is the global feature of a caption: the `mean` of its fragments, the first token
             (`cls`) or the last one (`last`, for encoders that end on EOS).
         vision_pooling_head: let the attention pooling head of a SigLIP vision backbone give the global feature of an
@@ -157,23 +146,19 @@ class OmitConfig(PreTrainedConfig):
     vision_pooling_head: bool = False
     special_token_ids: list[int] | None = None
 
-    def validate_matching(self):
+    def validate_values(self):
         if self.matching not in MATCHING:
             raise ValueError(f"matching is {self.matching!r:.80}; expected one of {', '.join(map(repr, MATCHING))}.")
-        if self.projection_dim < 1:
-            raise ValueError(f"projection_dim is {self.projection_dim}; expected at least 1.")
+        for name in ("projection_dim", "num_iterations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
         if not 0 < self.regularization < math.inf:
             raise ValueError(f"regularization is {self.regularization}; expected a number greater than 0.")
-        if self.num_iterations < 1:
-            raise ValueError(f"num_iterations is {self.num_iterations}; expected at least 1.")
         if not 0 <= self.margin < math.inf:
             raise ValueError(f"margin is {self.margin}; expected a number not below 0.")
-        if not -math.inf < self.logit_scale_init_value < MAX_LOGIT_SCALE + 1e-4:  # which leaves room for 4.6052
-            raise ValueError(
-                f"logit_scale_init_value is {self.logit_scale_init_value}; expected a number not above ln 100 = 4.6052."
-            )
-
-    def validate_special_tokens(self):
+        scale = self.logit_scale_init_value
+        if not -math.inf < scale < MAX_LOGIT_SCALE + 1e-4:  # ln 100 rounded up to 4.6052 will do
+            raise ValueError(f"logit_scale_init_value is {scale}; expected a number not above ln 100 = 4.6052.")
         if any(token < 0 for token in self.special_token_ids or ()):
             raise ValueError(f"special_token_ids is {self.special_token_ids}; expected ids from 0.")
 
@@ -181,13 +166,11 @@ class OmitConfig(PreTrainedConfig):
         for name in ("vision_config", "text_config"):
             part = getattr(self, name)
             if hasattr(part, name):
-                raise ValueError(
-                    f"{name} is that of a whole {part.model_type!r} model; use its {name}, as in "
-                    f"{type(part).__name__}(…).{name}."
-                )
+                remedy = f"use its {name}, as in {type(part).__name__}(…).{name}"
+                raise ValueError(f"{name} is that of a whole {part.model_type!r} model; {remedy}.")
 
     def to_diff_dict(self) -> dict:
-        """What is saved. It leaves out where the parts came from, which may be folders of this machine."""
+        """What is saved: not where the parts came from, which may be folders of this machine."""
         values = super().to_diff_dict()
         for name in ("vision_config", "text_config"):
             values.get(name, {}).pop("_name_or_path", None)
@@ -197,15 +180,11 @@ class OmitConfig(PreTrainedConfig):
     def from_dict(cls, config_dict, **kwargs):
         found = config_dict.get("model_type", cls.model_type)
         if found != cls.model_type:
-            raise ValueError(
-                f"This is the configuration of a {found!r} model; expected {cls.model_type!r}. To build an OmitModel "
-                "on it as a backbone, use OmitModel.from_vision_text_pretrained."
-            )
+            remedy = "OmitModel.from_vision_text_pretrained builds on it as a backbone"
+            raise ValueError(f"This is the configuration of a {found!r} model; expected {cls.model_type!r}. {remedy}.")
         return super().from_dict(config_dict, **kwargs)
 
 
 AutoConfig.register(BiGRUConfig.model_type, BiGRUConfig, exist_ok=True)
 AutoConfig.register(RegionEncoderConfig.model_type, RegionEncoderConfig, exist_ok=True)
 OmitConfig.register_for_auto_class()  # so that its code is saved with it
-
-__all__ = ["BiGRUConfig", "OmitConfig", "RegionEncoderConfig"]

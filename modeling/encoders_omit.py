@@ -1,8 +1,7 @@
 """Encoders: from regions, pixels or words to fragments, their mask and a global feature.
 
-Each ends in a projection to the common width D, of what a backbone gives or of precomputed regions. What a frozen
-backbone gives, its `states`, can be cached and passed in the place of its input. See
-``docs/concepts/method.md#encoders``.
+An encoder ends in a projection to the common width D. The `states` that a frozen backbone gives can be cached and
+passed in the place of its input. See ``docs/concepts/method.md#encoders``.
 """
 
 import contextlib
@@ -18,12 +17,12 @@ from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 
 from .backbones_omit import (
     TEXT_TOWERS,
+    BackboneEncoder,
     backbone_width,
     build_vision_backbone,
     cell_grid,
     check_input,
     own_image_size,
-    train_unfrozen,
     without_pooler,
 )
 from .features_omit import OmitFeatures
@@ -32,7 +31,7 @@ NORM_EPS = 1e-6  # padding is zero, and a smaller one gives it huge gradients
 
 
 class Projection(nn.Linear):
-    """Linear layer from a backbone's width to D; a class of its own, so that it can be initialised in its own way."""
+    """Linear layer that `_init_weights` initialises in its own way."""
 
 
 class RegionEncoder(nn.Module):
@@ -55,36 +54,27 @@ class RegionEncoder(nn.Module):
         )
 
     def forward(self, region_features: Tensor, region_mask: Tensor | None = None, **kwargs):
-        """
-        Args:
-            region_features: [B, K, feature_size].
-            region_mask: true for regions, false for padding, [B, K]; None for no padding.
+        """Fragments [B, K, D], mask [B, K], global feature [B, D] and the regions that they were made of.
 
-        Returns:
-            Fragments [B, K, D], mask [B, K], global feature [B, D] and the regions that they were made of. In training
-            K is what `kept_share` leaves.
+        The mask is true for regions, false for padding. In training K is what `kept_share` leaves.
         """
-        if region_features.ndim != 3 or region_features.shape[-1] != self.feature_size:
-            raise ValueError(
-                f"region_features has shape {tuple(region_features.shape)}; expected [B, K, {self.feature_size}], as "
-                "vision_config.feature_size has it. Features of another detector need a model with their feature_size."
-            )
-        if region_mask is not None and region_mask.shape != region_features.shape[:2]:
-            raise ValueError(
-                f"region_mask has shape {tuple(region_mask.shape)}; expected {tuple(region_features.shape[:2])}, that "
-                "of region_features without the last dimension."
-            )
+        shape = tuple(region_features.shape)
+        if len(shape) != 3 or shape[-1] != self.feature_size:
+            expected = f"[B, K, {self.feature_size}], as vision_config.feature_size has it"
+            raise ValueError(f"region_features has shape {shape}; expected {expected}. Others need another model.")
+        if region_mask is not None and region_mask.shape != shape[:2]:
+            found = tuple(region_mask.shape)
+            raise ValueError(f"region_mask has shape {found}; expected {shape[:2]}, an entry a region.")
         regions = region_features.to(self.projection.weight.dtype)
         if self.training and self.kept_share < 1:
             regions, region_mask = keep_regions(regions, region_mask, self.kept_share)
-        if region_mask is None or not self.training:
-            mask = regions.new_ones(regions.shape[:2]).bool() if region_mask is None else region_mask.bool()
-            fragments = self._project(regions.flatten(0, 1)).view(*regions.shape[:2], -1)
-        else:  # the valid regions alone, or padding would be in the statistics of the batch norm
-            mask = region_mask.bool()
+        mask = regions.new_ones(regions.shape[:2]).bool() if region_mask is None else region_mask.bool()
+        if self.training and region_mask is not None:  # keeps padding out of the batch norm's statistics
             valid = self._project(regions[mask])
             fragments = valid.new_zeros(*mask.shape, valid.shape[-1])
             fragments[mask] = valid
+        else:
+            fragments = self._project(regions.flatten(0, 1)).view(*regions.shape[:2], -1)
         return fragments, mask, masked_mean(fragments, mask), BaseModelOutput(last_hidden_state=regions)
 
     def _project(self, regions: Tensor) -> Tensor:
@@ -92,14 +82,10 @@ class RegionEncoder(nn.Module):
 
 
 def keep_regions(regions: Tensor, mask: Tensor | None, share: float) -> tuple[Tensor, Tensor | None]:
-    """Keep a random choice of each image's regions, in their order: exactly int(share · K) of K, but at least one.
+    """Keep a random choice of an image's regions, in their order: int(share · K) of K, but at least one.
 
-    Args:
-        regions: [B, K, width].
-        mask: true where a region is valid, [B, K]; None for everywhere.
-
-    Returns:
-        Regions [B, int(share · K), width]; their mask, or None where there was none.
+    Of regions [B, K, width] it returns [B, int(share · K), width], and their mask where there was one. An image with
+    padding keeps the share of its valid regions.
     """
     batch, most, width = regions.shape
     kept = max(1, int(share * most))
@@ -116,17 +102,16 @@ def keep_regions(regions: Tensor, mask: Tensor | None, share: float) -> tuple[Te
     return regions.gather(1, index[..., None].expand(-1, -1, width)), mask
 
 
-class GridEncoder(nn.Module):
+class GridEncoder(BackboneEncoder):
     """Image side: the grid cells or patches of any vision backbone; CLS and registers are not fragments.
 
-    The global feature is the projected CLS state of a backbone that has one, else the mean of the projected cells. With
-    `vision_pooling_head` the attention pooling head of a SigLIP backbone gives the global feature. Applied to a patch
-    alone it gives that patch's fragment, so that both lie in the space that SigLIP shares with texts.
+    The global feature is the projected CLS state of a backbone that has one, else the mean of the projected cells; with
+    `vision_pooling_head`, what SigLIP's attention pooling head makes of all patches. A fragment is then what the head
+    makes of one patch, so that both lie in the space that SigLIP shares with texts.
     """
 
     input_name = "pixel_values"
     input_names = (input_name, "image_states")
-    batch_norm_frozen = False
 
     def __init__(self, config, backbone: nn.Module | None = None):
         super().__init__()
@@ -136,20 +121,14 @@ class GridEncoder(nn.Module):
         self.own_size = own_image_size(self.backbone)
         self.pooling_head = config.vision_pooling_head
         if self.pooling_head and not isinstance(getattr(self.backbone, "head", None), nn.Module):
-            raise ValueError(
-                f"vision_pooling_head is on, but {self.kind!r} has no attention pooling head; expected a "
-                "'siglip_vision_model' with vision_use_head."
-            )
+            found = f"{self.kind!r} has no attention pooling head"
+            raise ValueError(f"vision_pooling_head is on, but {found}; expected 'siglip_vision_model' with its head.")
         self.projection = Projection(backbone_width(self.backbone), config.projection_dim)
 
     def forward(self, pixel_values: Tensor | None = None, image_states: Tensor | None = None, **kwargs):
-        """
-        Args:
-            pixel_values: [B, C, H, W].
-            image_states: in their place what `encode` made of them earlier, [B, 1 + K, width].
+        """Fragments [B, K, D], mask [B, K], global feature [B, D] and the backbone's output (None for states).
 
-        Returns:
-            Fragments [B, K, D], mask [B, K], global feature [B, D] and the backbone's output (None for states).
+        `image_states`, [B, 1 + K, width], is what `encode` made of the pixels [B, C, H, W] earlier.
         """
         states, output = (image_states, None) if pixel_values is None else self.encode(pixel_values, **kwargs)
         projected = self.projection(states.to(self.projection.weight.dtype))
@@ -202,48 +181,32 @@ class GridEncoder(nn.Module):
         `last_hidden_state` of its features."""
         return cell_grid(self.backbone.config, pixels, states)
 
-    def train(self, mode: bool = True):
-        return train_unfrozen(self, mode)
 
-
-class TextEncoder(nn.Module):
+class TextEncoder(BackboneEncoder):
     """Text side: the words of a BiGRU or the sub-words of any transformer; special tokens are not fragments."""
-
-    batch_norm_frozen = False
 
     def __init__(self, config, backbone: nn.Module | None = None):
         super().__init__()
         self.special_token_ids = tuple(config.special_token_ids or ())
         self.pooling = config.text_pooling
-        if backbone is None:
-            backbone = build_text_backbone(config.text_config)
-        if config.text_config.model_type != "omit_bigru":
-            check_input(backbone, "text", "input_ids")
-        self.backbone = backbone
-        # SigLIP reads the padding too: it was trained without a mask, on captions that are all padded to one length.
+        text, kind = config.text_config, config.text_config.model_type
+        self.backbone = build_text_backbone(text) if backbone is None else backbone
+        if kind != "omit_bigru":
+            check_input(self.backbone, "text", "input_ids")
         self.fixed_length = None
-        if config.text_config.model_type == "siglip_text_model":
-            self.fixed_length, self.padding = (
-                config.text_config.max_position_embeddings,
-                config.text_config.pad_token_id,
-            )
-            self.backbone.head = nn.Identity()  # of the pooled state, which is made below; here it gets no gradient
-        width = config.text_config.hidden_size
-        if config.text_config.model_type == "omit_bigru" and width == config.projection_dim:
+        if kind == "siglip_text_model":  # trained without a mask, on captions that are all padded to one length
+            self.fixed_length, self.padding = text.max_position_embeddings, text.pad_token_id
+            self.backbone.head = nn.Identity()  # it would get no gradient: `forward` pools by itself
+        if kind == "omit_bigru" and text.hidden_size == config.projection_dim:
             self.projection = nn.Identity()  # the paper's words are the GRU's states as they are
         else:
-            self.projection = Projection(width, config.projection_dim)
+            self.projection = Projection(text.hidden_size, config.projection_dim)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, states: Tensor | None = None, **kwargs):
-        """
-        Args:
-            input_ids: [B, L].
-            attention_mask: 1 for tokens, 0 for padding, [B, L]; None for no padding. SigLIP reads none, and shorter
-                captions than its one length are padded here.
-            states: the backbone's last hidden state of these tokens, computed earlier, [B, L, width].
+        """Fragments [B, L, D], mask [B, L], global feature [B, D] and the backbone's output (None for states).
 
-        Returns:
-            Fragments [B, L, D], mask [B, L], global feature [B, D] and the backbone's output (None for states).
+        `states`, [B, L, width], is the backbone's last hidden state of these tokens, computed earlier. SigLIP reads no
+        mask; captions shorter than its one length are padded here.
         """
         if self.fixed_length is not None:
             length = input_ids.shape[1]
@@ -257,12 +220,9 @@ class TextEncoder(nn.Module):
         if input_ids.device.type == "cpu" and not torch.compiler.is_compiling() and input_ids.numel():
             highest, words = int(input_ids.max()), self.backbone.get_input_embeddings().num_embeddings
             if highest >= words:
-                raise ValueError(
-                    f"input_ids holds {highest}; expected ids below {words}, the text encoder's vocabulary. "
-                    "The tokenizer is not the one of this checkpoint; load both from the same folder."
-                )
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
+                why = f"{words}, the text encoder's vocabulary. The tokenizer is not the one of this checkpoint"
+                raise ValueError(f"input_ids holds {highest}; expected ids below {why}; load both from one folder.")
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         output = None
         if states is None:
             output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
@@ -281,9 +241,6 @@ class TextEncoder(nn.Module):
             pooled = fragments.gather(1, chosen[:, None, None].expand(-1, -1, fragments.shape[-1])).squeeze(1)
         return fragments, mask, pooled, output
 
-    def train(self, mode: bool = True):
-        return train_unfrozen(self, mode)
-
 
 class BiGRU(nn.Module):
     """Word embeddings and a bidirectional GRU; the output is the mean of both directions."""
@@ -294,9 +251,8 @@ class BiGRU(nn.Module):
         self.config = config
         self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
         self.dropout = nn.Dropout(config.dropout)
-        self.gru = nn.GRU(
-            config.embedding_size, config.hidden_size, config.num_hidden_layers, batch_first=True, bidirectional=True
-        )
+        sizes = config.embedding_size, config.hidden_size, config.num_hidden_layers
+        self.gru = nn.GRU(*sizes, batch_first=True, bidirectional=True)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings
@@ -304,33 +260,26 @@ class BiGRU(nn.Module):
     def set_input_embeddings(self, embeddings: nn.Module) -> None:
         self.embeddings = embeddings
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, output_hidden_states: bool | None = None, **kwargs
-    ) -> BaseModelOutput:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, output_hidden_states: bool | None = None, **kwargs):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         attended = attention_mask.bool()
         if (attended[:, 1:] & ~attended[:, :-1]).any():
             raise ValueError("attention_mask has a token after padding; a BiGRU needs padding on the right alone.")
-        batch, length = input_ids.shape
         words = self.dropout(self.embeddings(input_ids))
-        if batch == 0 or length == 0:
-            states = words.new_zeros(batch, length, self.config.hidden_size)
-            return BaseModelOutput(
-                last_hidden_state=states, hidden_states=(words, states) if output_hidden_states else None
-            )
-        # Packed, so that the backward direction does not start in the padding. An empty caption passes one word.
-        lengths = attended.sum(dim=1).clamp_min(1).cpu()
-        packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
-        states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=length)
-        states = states.unflatten(-1, (2, -1)).mean(dim=-2)
-        return BaseModelOutput(
-            last_hidden_state=states, hidden_states=(words, states) if output_hidden_states else None
-        )
+        if 0 in input_ids.shape:  # the GRU takes no empty batch
+            states = words.new_zeros(*input_ids.shape, self.config.hidden_size)
+        else:
+            # Packed, so that the backward direction does not start in the padding. An empty caption passes one word.
+            lengths = attended.sum(dim=1).clamp_min(1).cpu()
+            packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
+            states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=input_ids.shape[1])
+            states = states.unflatten(-1, (2, -1)).mean(dim=-2)
+        hidden_states = (words, states) if output_hidden_states else None
+        return BaseModelOutput(last_hidden_state=states, hidden_states=hidden_states)
 
 
 def build_text_backbone(config) -> nn.Module:
-    """An untrained text backbone."""
     if config.model_type == "omit_bigru":
         return BiGRU(config)
     if config.model_type in TEXT_TOWERS:
@@ -341,7 +290,7 @@ def build_text_backbone(config) -> nn.Module:
 def normalize_features(
     fragments: Tensor, mask: Tensor, pooled: Tensor, output: ModelOutput | None, dtype: torch.dtype
 ) -> OmitFeatures:
-    """L2-normalises what an encoder gives, in float32 at least, into features of type `dtype`."""
+    """L2-normalise what an encoder gives, in float32 at least, into features of type `dtype`."""
     wide = torch.promote_types(fragments.dtype, torch.float32)
     fragments = fragments.masked_fill(~mask[..., None], 0).to(wide)
     pooled = F.normalize(pooled.to(wide), dim=-1, eps=NORM_EPS).to(dtype)

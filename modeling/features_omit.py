@@ -1,4 +1,4 @@
-"""What the encoders give and the heads take: one side's fragments, their mask and the global feature."""
+"""What encoders give and heads take: one side's fragments, their mask and the global feature."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 @dataclass
 class OmitFeatures(BaseModelOutputWithPooling):
-    """One side's features: B images with K fragments each, or B captions with K words each.
+    """Features of B images with K fragments, or of B captions with K words.
 
     Args:
         last_hidden_state: output of the backbone, in its own shape; None for cached states.
@@ -27,9 +27,5 @@ class OmitFeatures(BaseModelOutputWithPooling):
 
     def select(self, items: slice) -> "OmitFeatures":
         """The features of some items, without the backbone's outputs."""
-        return OmitFeatures(
-            embeds=self.embeds[items],
-            mask=self.mask[items],
-            pooled=None if self.pooled is None else self.pooled[items],
-            norms=None if self.norms is None else self.norms[items],
-        )
+        pooled, norms = (None if each is None else each[items] for each in (self.pooled, self.norms))
+        return OmitFeatures(embeds=self.embeds[items], mask=self.mask[items], pooled=pooled, norms=norms)

@@ -1,7 +1,7 @@
 """What a matching head is: it scores all pairs of images and captions and, if it aligns, says which fragments matched.
 
-To write a head, derive one class from [`MatchingHead`] and add one line to `MATCHING` in `matching_omit.py`;
-configuration, recipes, cards, comparison and export read the rest from the class. See ``docs/concepts/heads.md``.
+To write one, derive a class from [`MatchingHead`] and add a line to `MATCHING` in `matching_omit.py`; configuration,
+recipes, cards, comparison and export read the rest from the class. See ``docs/concepts/heads.md``.
 """
 
 from abc import ABC, abstractmethod
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from .features_omit import OmitFeatures
-from .tiling_omit import DEFAULT_MEMORY_BUDGET, score_in_tiles
+from .tiling_omit import MEMORY_BUDGET, score_in_tiles
 
 
 @dataclass
@@ -18,11 +18,10 @@ class Match:
     """Which fragments of B_i images and B_t captions matched; K regions and L words. Padding has zeros.
 
     Args:
-        plan: the transport plan, [B_i, B_t, R, C], dustbins first where there are any; None for a head that does not
-            transport.
+        plan: the transport plan, [B_i, B_t, R, C], any dustbins first; None for a head that does not transport.
         alignment: how much of the match a region and a word are, [B_i, B_t, K, L]; not negative, at most 1 in all.
-        row_dustbin: mass that each region left in the caption's dustbin, [B_i, B_t, K]; None without dustbins.
-        column_dustbin: mass that each word left in the image's dustbin, [B_i, B_t, L]; None without dustbins.
+        row_dustbin: mass that a region left in the caption's dustbin, [B_i, B_t, K]; None without dustbins.
+        column_dustbin: mass that a word left in the image's dustbin, [B_i, B_t, L]; None without dustbins.
         row_marginals, column_marginals: mass that the plan's rows and columns were to hold, [B_i, 1 or B_t, R] and
             [1 or B_i, B_t, C]; None without a plan.
     """
@@ -47,9 +46,8 @@ class MatchingHead(nn.Module, ABC):
     """Base class of the heads. What stands in the class:
 
     Args:
-        title: its name in a few words, for help texts and tables.
+        title, formula: its name in a few words and its score, for help texts, tables and documentation.
         summary: what it does, as a sentence that begins with "it", for model cards.
-        formula: its score, for the documentation.
         fields: the fields of [`OmitConfig`] that it reads, `projection_dim` aside.
         aligns: whether `match` says which fragments matched; otherwise it scores one vector a side.
         transports: whether its match has a transport plan.
@@ -78,45 +76,22 @@ class MatchingHead(nn.Module, ABC):
         """The score of every image and caption, [B_i, B_t]; 0 where a side has no valid fragment."""
 
     def match(self, image: OmitFeatures, text: OmitFeatures) -> Match:
-        """Which fragments of every image and caption matched.
-
-        Raises:
-            ValueError: if the head pools each side and aligns nothing.
-        """
-        raise ValueError(
-            f"{type(self).__name__} pools each side and aligns nothing; expected a head that aligns, such as 'omit' or "
-            "'maxsim'."
-        )
+        """Which fragments of every image and caption matched; `ValueError` if the head pools and aligns nothing."""
+        name = type(self).__name__
+        raise ValueError(f"{name} pools each side and aligns nothing; expected one that aligns, as 'omit' or 'maxsim'.")
 
     def tiled_similarity(
-        self,
-        image: OmitFeatures,
-        text: OmitFeatures,
-        memory_budget: int = DEFAULT_MEMORY_BUDGET,
-        matmul_dtype: str = "float32",
+        self, image: OmitFeatures, text: OmitFeatures, memory_budget: int = MEMORY_BUDGET, matmul_dtype: str = "float32"
     ) -> Tensor:
-        """`similarity` for any number of images and captions, in bounded memory.
+        """`similarity` for any number of images and captions, in tiles of `memory_budget` bytes, or one pair if larger.
 
-        Args:
-            image, text: features of B_i images and B_t captions.
-            memory_budget: bytes for intermediate results; one pair at least is scored at a time.
-            matmul_dtype: one of the head's `matmul_dtypes`; see `TransportOptions`.
-
-        Raises:
-            ValueError: for a matmul_dtype that the head does not know.
+        `ValueError` for a `matmul_dtype` that is not one of the head's; see `TransportOptions`.
         """
         if matmul_dtype not in self.matmul_dtypes:
-            raise ValueError(
-                f"matmul_dtype is {matmul_dtype!r}, which heads that transport and late interaction take; "
-                f"{type(self).__name__} does not."
-            )
-        return score_in_tiles(
-            lambda images, captions: self.similarity(image.select(images), text.select(captions)),
-            image.embeds.shape[0],
-            text.embeds.shape[0],
-            self.elements_per_pair(image, text),
-            memory_budget,
-        )
+            takers = "heads that transport and late interaction"
+            raise ValueError(f"matmul_dtype is {matmul_dtype!r}, which {takers} take; {type(self).__name__} does not.")
+        sizes = image.embeds.shape[0], text.embeds.shape[0], self.elements_per_pair(image, text)
+        return score_in_tiles(lambda i, t: self.similarity(image.select(i), text.select(t)), *sizes, memory_budget)
 
     def elements_per_pair(self, image: OmitFeatures, text: OmitFeatures) -> int:
         """Numbers of 4 bytes that `similarity` needs for a pair."""

@@ -1,8 +1,7 @@
-"""Losses: functions of a score matrix between anchors and candidates, and the gathering of candidates over processes.
+"""Losses of a score matrix between anchors and candidates, and the gathering of candidates over processes.
 
-Both losses take one direction at a time, so that a process can score its own anchors against everybody's candidates.
-A candidate that belongs to the anchor's own image (another of its captions) is never a negative. See
-``docs/concepts/method.md#loss``.
+A loss takes one direction at a time, so that a process can score its own anchors against everybody's candidates. A
+candidate of the anchor's own image is never a negative. Source: ``docs/concepts/method.md#loss``.
 """
 
 import torch
@@ -20,10 +19,10 @@ def triplet_loss(
 
     Args:
         scores: similarity of anchors and candidates, [A, N].
-        target: index of each anchor's positive among the candidates, int64 [A].
+        target: index of an anchor's positive among the candidates, int64 [A].
         same_image: true where candidate and anchor belong to one image, bool [A, N]; these are not negatives.
         margin: α ≥ 0.
-        negatives: `hardest`, the largest violation of each anchor, or `all`, the mean over its negatives.
+        negatives: `hardest`, the largest violation of an anchor, or `all`, the mean over its negatives.
 
     Returns:
         Mean over the anchors, a scalar. An anchor without any negative counts as 0.
@@ -45,15 +44,11 @@ def triplet_loss(
 
 
 def info_nce_loss(logits: Tensor, target: Tensor, same_image: Tensor) -> Tensor:
-    """Cross-entropy of the positive among the candidates, other captions of its image left out.
+    """Cross-entropy of the positive among the candidates, others of its image left out; mean over the anchors.
 
     Args:
         logits: scaled similarity of anchors and candidates, [A, N].
-        target: index of each anchor's positive among the candidates, int64 [A].
-        same_image: true where candidate and anchor belong to one image, bool [A, N].
-
-    Returns:
-        Mean over the anchors, a scalar.
+        target, same_image: as in [`triplet_loss`].
     """
     others = same_image.scatter(1, target[:, None], False)
     return F.cross_entropy(logits.masked_fill(others, -torch.inf), target)
@@ -76,14 +71,9 @@ class _GatherWithGradient(torch.autograd.Function):
 
 
 def gather_with_gradient(tensor: Tensor) -> Tensor:
-    """Tensors of all processes along the first dimension, in rank order, with gradient.
+    """Tensors of all processes, [B, …], in rank order and with gradient, [B · processes, …].
 
-    Args:
-        tensor: [B, …]. B must agree between processes; the second dimension may differ and is padded with zeros
-            (fragments beyond their mask), the others must agree.
-
-    Returns:
-        [B · processes, …].
+    Sizes must agree between processes, but for the second one, which is padded with zeros (fragments beyond the mask).
     """
     tensor = tensor.contiguous()
     if tensor.ndim > 1:
@@ -96,6 +86,5 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
 
 
 def gather_features(features: OmitFeatures) -> OmitFeatures:
-    """The features of all processes, with gradient."""
     names = ("embeds", "mask", "pooled", "norms")
     return OmitFeatures(**{name: gather_with_gradient(features[name]) for name in names})

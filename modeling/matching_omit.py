@@ -9,10 +9,9 @@ from .alignment_heads_omit import ChanMatching, MaxSimMatching, ScanI2TMatching,
 from .features_omit import OmitFeatures
 from .head_omit import Match, MatchingHead
 from .pooled_heads_omit import GPOMatching, MeanMatching, PEMMatching
-from .tiling_omit import DEFAULT_MEMORY_BUDGET
+from .tiling_omit import MEMORY_BUDGET
 from .transport_heads_omit import OmitMatching, OTMatching
 
-# One line a head; see `MatchingHead` for what the rest of the package reads from the class.
 MATCHING: dict[str, type[MatchingHead]] = {
     "omit": OmitMatching,
     "ot": OTMatching,
@@ -28,7 +27,7 @@ TOPK_BLOCK = 512, 4096  # queries and candidates that are scored at once
 
 
 class TopK(NamedTuple):
-    """Scores, the best first, float32 [N, k], and the numbers of the items that have them, int64 [N, k]."""
+    """Scores, the best first, float32 [N, k], and the numbers of their items, int64 [N, k]."""
 
     values: Tensor
     indices: Tensor
@@ -41,19 +40,17 @@ def topk_similarity(
     text: OmitFeatures,
     k: int,
     dim: int = 1,
-    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    memory_budget: int = MEMORY_BUDGET,
 ) -> TopK:
-    """The k largest entries of each row or column of the similarity, without the whole of it: exact, block by block.
+    """The k largest entries of the similarity's rows or columns: exact, block by block, without the whole matrix.
 
     Args:
-        head: one of `MATCHING`.
         image, text: features of B_i images and B_t captions.
-        k: how many to find.
         dim: 1 for the captions of every image, 0 for the images of every caption, as in `torch.topk`.
         memory_budget: bytes for the intermediate results of scoring.
 
     Returns:
-        [`TopK`], [B_i, k] or [B_t, k]. Of equal scores any may come first.
+        `values` and `indices`, [B_i, k] or [B_t, k]. Of equal scores any may come first.
 
     Raises:
         ValueError: for another `dim`, or k below 1 or above the number of candidates.
@@ -66,17 +63,16 @@ def topk_similarity(
     found = []
     for start in range(0, len(queries.embeds), TOPK_BLOCK[0]):
         block = queries.select(slice(start, start + TOPK_BLOCK[0]))
-        values, indices = image.mask.new_zeros(len(block.embeds), 0).float(), None
+        best = []
         for first in range(0, len(candidates.embeds), TOPK_BLOCK[1]):
             others = candidates.select(slice(first, first + TOPK_BLOCK[1]))
             scores = head.tiled_similarity(*((block, others) if dim == 1 else (others, block)), memory_budget)
             scores = scores if dim == 1 else scores.T
-            numbers = torch.arange(first, first + scores.shape[1], device=scores.device).expand_as(scores)
-            numbers = numbers if indices is None else torch.cat([indices, numbers], dim=1)
-            values = torch.cat([values.to(scores.dtype), scores], dim=1)
-            values, places = values.topk(min(k, values.shape[1]))
-            indices = numbers.gather(1, places)
-        found.append(TopK(values, indices))
+            values, places = scores.topk(min(k, scores.shape[1]))
+            best.append((values, places + first))
+        values, indices = (torch.cat(parts, dim=1) for parts in zip(*best, strict=True))
+        values, places = values.topk(k)
+        found.append(TopK(values, indices.gather(1, places)))
     if not found:
         return TopK(image.embeds.new_zeros(0, k).float(), image.mask.new_zeros(0, k).long())
     return TopK(torch.cat([each.values for each in found]), torch.cat([each.indices for each in found]))

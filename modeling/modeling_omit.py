@@ -17,7 +17,7 @@ from .features_omit import OmitFeatures
 from .losses_omit import gather_features, gather_with_gradient, info_nce_loss, triplet_loss
 from .matching_omit import MATCHING, Match, TopK, topk_similarity
 from .pretrained_omit import PretrainedMixin
-from .tiling_omit import DEFAULT_MEMORY_BUDGET
+from .tiling_omit import MEMORY_BUDGET
 
 
 @dataclass
@@ -30,10 +30,9 @@ class OmitOutput(ModelOutput):
         similarity: the head's similarity, [B_i, B_t], float32.
         transport_plan: with `output_transport=True`, [B_i, B_t, K+1, L+1], dustbins first; [B_i, B_t, K, L] for `ot`;
             None for a head that does not transport.
-        alignment: with `output_transport=True`, [B_i, B_t, K, L], which fragments matched: the plan between fragments,
-            or what another head chose or attended to; not negative, at most 1 in all.
-        image_embeds, image_mask: fragments, L2-normalised, [B_i, K, D], and which of them are valid, [B_i, K].
-        image_pooled: global features, L2-normalised, [B_i, D].
+        alignment: with `output_transport=True`, which fragments matched, [B_i, B_t, K, L]; see [`Match`].
+        image_embeds, image_mask, image_pooled: fragments, L2-normalised, [B_i, K, D]; which of them are valid,
+            [B_i, K]; global features, L2-normalised, [B_i, D].
         text_embeds, text_mask, text_pooled: the same of the captions, [B_t, L, D], [B_t, L], [B_t, D].
         vision_model_output, text_model_output: [`OmitFeatures`] with the outputs of the backbones.
     """
@@ -104,20 +103,14 @@ class OmitModel(OmitPreTrainedModel):
     ):
         """
         Args:
-            config: the configuration.
-            vision_backbone, text_backbone: loaded models, used in the place of untrained ones. `config` must hold
-                copies of their configurations, since the model changes them.
-
-        Raises:
-            StrictDataclassError: if the configuration is not valid; setting single fields does not check them.
-            ValueError: if a backbone is not for its side.
+            config: `StrictDataclassError` if it is not valid.
+            vision_backbone, text_backbone: loaded models, used in the place of untrained ones; `ValueError` if one is
+                not for its side. `config` must hold copies of their configurations, since the model changes them.
         """
-        config.validate()
+        config.validate()  # setting single fields does not
         super().__init__(config)
-        if config.vision_config.model_type == "omit_region":
-            self.vision_encoder = RegionEncoder(config)
-        else:
-            self.vision_encoder = GridEncoder(config, vision_backbone)
+        regions = config.vision_config.model_type == "omit_region"
+        self.vision_encoder = RegionEncoder(config) if regions else GridEncoder(config, vision_backbone)
         self.text_encoder = TextEncoder(config, text_backbone)
         self.matching = MATCHING[config.matching](config)
         # Without gradient where no loss reads it, or distributed training would wait for one.
@@ -125,7 +118,6 @@ class OmitModel(OmitPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The embeddings of the words."""
         return self.text_encoder.backbone.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -146,7 +138,7 @@ class OmitModel(OmitPreTrainedModel):
         region_mask: Tensor | None = None,
         **kwargs,
     ) -> OmitFeatures:
-        """Encodes images, given in exactly one of three forms, into fragments, their mask and a global feature.
+        """Encode images, given in exactly one of three forms, into fragments, their mask and a global feature.
 
         Args:
             pixel_values: [B, 3, H, W].
@@ -156,17 +148,15 @@ class OmitModel(OmitPreTrainedModel):
             kwargs: for the backbone, such as `output_hidden_states`.
 
         Raises:
-            ValueError: if there is none of the forms, more than one, or one that the image encoder does not take.
+            ValueError: for no form, several, or one that the image encoder does not take.
         """
         forms = {"pixel_values": pixel_values, "image_states": image_states, "region_features": region_features}
-        given = drop_none(forms)
-        taken, kind = self.vision_encoder.input_names, self.config.vision_config.model_type
+        given, taken = drop_none(forms), self.vision_encoder.input_names
+        kind = self.config.vision_config.model_type
         if len(given) != 1 or not given.keys() <= set(taken):
-            source = "OmitProcessor(regions=…)" if "region_features" in taken else "OmitProcessor(images=…)"
-            raise ValueError(
-                f"{' and '.join(given) or 'No image'} given; expected {' or '.join(taken)}, and that alone, since the "
-                f"image encoder is {kind!r}; {source} makes {taken[0]}."
-            )
+            found, wanted = " and ".join(given) or "No image", " or ".join(taken)
+            source = f"OmitProcessor({'regions' if 'region_features' in taken else 'images'}=…) makes {taken[0]}"
+            raise ValueError(f"{found} given; expected {wanted}, and that alone, for a {kind!r} encoder; {source}.")
         if region_mask is not None:
             given["region_mask"] = region_mask
             if "region_features" not in taken:
@@ -181,11 +171,10 @@ class OmitModel(OmitPreTrainedModel):
         text_states: Tensor | None = None,
         **kwargs,
     ) -> OmitFeatures:
-        """Encodes captions into fragments, their mask and a global feature.
+        """Encode captions into fragments, their mask and a global feature.
 
         Args:
-            input_ids: [B, L].
-            attention_mask: 1 for tokens, 0 for padding, [B, L].
+            input_ids, attention_mask: [B, L]; 1 for tokens, 0 for padding; None for no padding.
             text_states: the text backbone's last hidden state for `input_ids`, [B, L, width], to save running it.
             kwargs: for the backbone, such as `token_type_ids` or `output_hidden_states`.
 
@@ -194,39 +183,31 @@ class OmitModel(OmitPreTrainedModel):
         """
         if input_ids is None:
             raise ValueError("No text given; expected input_ids (from OmitProcessor(text=…)).")
-        if input_ids.ndim != 2:
-            raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}; expected [B, L], captions and words.")
         shape = tuple(input_ids.shape)
+        if len(shape) != 2:
+            raise ValueError(f"input_ids has shape {shape}; expected [B, L], captions and words.")
         if attention_mask is not None and attention_mask.shape != shape:
-            raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}; expected that of input_ids, {shape}."
-            )
+            found = tuple(attention_mask.shape)
+            raise ValueError(f"attention_mask has shape {found}; expected that of input_ids, {shape}.")
         if text_states is not None and (text_states.ndim != 3 or text_states.shape[:2] != shape):
             found, wanted = tuple(text_states.shape), [*shape, "width"]
             raise ValueError(f"text_states has shape {found}; expected {wanted}, a state for each of input_ids.")
-        encoded = self.text_encoder(input_ids, attention_mask, text_states, **kwargs)
-        return normalize_features(*encoded, self.dtype)
+        return normalize_features(*self.text_encoder(input_ids, attention_mask, text_states, **kwargs), self.dtype)
 
     def similarity(
-        self,
-        image: OmitFeatures,
-        text: OmitFeatures,
-        memory_budget: int = DEFAULT_MEMORY_BUDGET,
-        matmul_dtype: str = "float32",
+        self, image: OmitFeatures, text: OmitFeatures, memory_budget: int = MEMORY_BUDGET, matmul_dtype: str = "float32"
     ) -> Tensor:
         """Similarity of every image and every caption, [B_i, B_t], in bounded memory; differentiable.
 
         Args:
             image, text: from `get_image_features` and `get_text_features`, B_i images and B_t captions.
             memory_budget: bytes for intermediate results.
-            matmul_dtype: `bfloat16` or `int8` to multiply the cosines out faster and more coarsely, on a CPU and
-                without gradient (heads that transport, and late interaction).
+            matmul_dtype: `bfloat16` or `int8` multiply cosines out faster and more coarsely; see `TransportOptions`.
         """
         return self.matching.tiled_similarity(image, text, memory_budget, matmul_dtype)
 
     def topk(self, image: OmitFeatures, text: OmitFeatures, k: int, dim: int = 1) -> TopK:
-        """The k best captions of every image (`dim=1`) or images of every caption (`dim=0`), as `values` and `indices`,
-        [B_i, k] or [B_t, k]: exact, without the whole matrix. See `topk_similarity`."""
+        """The k best captions of every image (`dim=1`) or images of every caption (`dim=0`); see `topk_similarity`."""
         return topk_similarity(self.matching, image, text, k, dim)
 
     @can_return_tuple
@@ -265,22 +246,17 @@ class OmitModel(OmitPreTrainedModel):
             output_attentions, output_hidden_states: asked of both backbones.
 
         Raises:
-            ValueError: if a side is missing, shapes do not fit, images and captions of the loss are not as many, or an
-                alignment is asked of a head that pools.
+            ValueError: for a missing side, shapes or numbers that do not fit, or an alignment of a head that pools.
         """
         asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        positions = {"token_type_ids": token_type_ids, "position_ids": position_ids}
-        image = self.get_image_features(
-            pixel_values, image_states, region_features, region_mask, return_dict=True, **drop_none(asked)
-        )
-        text = self.get_text_features(
-            input_ids, attention_mask, text_states, return_dict=True, **drop_none(positions | asked)
-        )
-        loss = None
+        asked = drop_none(asked) | {"return_dict": True}
+        positions = drop_none({"token_type_ids": token_type_ids, "position_ids": position_ids})
+        image = self.get_image_features(pixel_values, image_states, region_features, region_mask, **asked)
+        text = self.get_text_features(input_ids, attention_mask, text_states, **positions, **asked)
         if return_loss:
             similarity, loss = self._similarity_and_loss(image, text, image_ids, negatives, gather_negatives)
         else:
-            similarity = self.similarity(image, text)
+            similarity, loss = self.similarity(image, text), None
         logits = similarity * self._scale()
         match = self.matching.match(image, text) if output_transport else Match(None, None)
         return OmitOutput(
@@ -347,5 +323,3 @@ def drop_none(arguments: dict) -> dict:
 
 
 OmitModel.register_for_auto_class()  # so that its code is saved with it
-
-__all__ = ["OmitModel", "OmitPreTrainedModel"]

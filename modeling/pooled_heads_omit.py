@@ -1,6 +1,6 @@
 """Heads that score one pooled vector a side: they tell how alike an image and a caption are, not where.
 
-The formulas: ``docs/concepts/method.md#heads``.
+Source: ``docs/concepts/method.md#heads``.
 """
 
 import math
@@ -26,10 +26,7 @@ class PooledMatching(MatchingHead):
 
 
 class MeanMatching(PooledMatching):
-    """Cosine of the two mean-pooled vectors: VSE++'s score, the baseline of one vector a side.
-
-    The mean runs over the fragments as they were before normalisation.
-    """
+    """Cosine of the means of the fragments before normalisation: VSE++'s score, the baseline of one vector a side."""
 
     title = "mean-pooled vectors"
     summary = "it scores the cosine of the mean of an image's fragments and the mean of a caption's words"
@@ -43,9 +40,9 @@ class MeanMatching(PooledMatching):
 class GPOMatching(PooledMatching):
     """Cosine of the two vectors of generalised pooling: VSE∞ (Chen et al. 2021).
 
-    Each dimension is sorted by itself, v_(1) ≥ … ≥ v_(N), over the N valid fragments, and pooled as Σ_k θ_k v_(k). The
-    weights θ, which sum to 1, come from a small BiGRU over the codes of the positions 1 … N, so that mean, maximum and
-    what lies between can be learned. Each side has its own.
+    A dimension is sorted by itself, v_(1) ≥ … ≥ v_(N), over the N valid fragments, and pooled as Σ_k θ_k v_(k). The
+    weights θ, which sum to 1, come from a small BiGRU over the codes of the positions 1 … N, one a side. It can learn
+    the mean, the maximum and what lies between.
     """
 
     title = "generalised pooling"
@@ -58,8 +55,7 @@ class GPOMatching(PooledMatching):
 
     def __init__(self, config):
         super().__init__(config)
-        self.image_pooling = GeneralizedPooling()
-        self.text_pooling = GeneralizedPooling()
+        self.image_pooling, self.text_pooling = GeneralizedPooling(), GeneralizedPooling()
 
     def similarity(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
         with torch.autocast(image.embeds.device.type, enabled=False):
@@ -67,7 +63,7 @@ class GPOMatching(PooledMatching):
 
 
 class GeneralizedPooling(nn.Module):
-    """The generalised pooling operator of one side; see [`GPOMatching`]."""
+    """Pools one side for [`GPOMatching`]."""
 
     def __init__(self):
         super().__init__()
@@ -75,24 +71,21 @@ class GeneralizedPooling(nn.Module):
         self.weight = nn.Linear(POSITION_SIZE, 1, bias=False)
 
     def forward(self, side: OmitFeatures) -> Tensor:
-        """The pooled vector of each item, L2-normalised, [B, D]; zero without a valid fragment."""
+        """Pooled vectors, L2-normalised, [B, D]; zero without a valid fragment."""
         fragments = unnormalized(side)
         if 0 in fragments.shape[:2]:  # which the GRU does not take
             return fragments.sum(dim=1)
-        counts = side.mask.sum(dim=1)
         ranked = fragments.masked_fill(~side.mask[..., None], -torch.inf).sort(dim=1, descending=True).values
         ranked = ranked.masked_fill(ranked == -torch.inf, 0)  # valid ones first, so these are the last
-        sizes, item_size = counts.clamp_min(1).unique(return_inverse=True)
+        sizes, item_size = side.mask.sum(dim=1).clamp_min(1).unique(return_inverse=True)
         theta = self.weights(sizes, ranked)[item_size]
         return F.normalize((theta[..., None] * ranked).sum(dim=1), dim=-1, eps=NORM_EPS)
 
     def weights(self, sizes: Tensor, like: Tensor) -> Tensor:
-        """θ for items of so many fragments each, [sizes, K]; zero beyond them."""
+        """θ of items with so many fragments, [sizes, K]; zero beyond them."""
         slots = like.shape[1]
-        codes = position_codes(slots, POSITION_SIZE).to(self.weight.weight)
-        packed = pack_padded_sequence(
-            codes.expand(len(sizes), -1, -1), sizes.cpu(), batch_first=True, enforce_sorted=False
-        )
+        codes = position_codes(slots, POSITION_SIZE).to(self.weight.weight).expand(len(sizes), -1, -1)
+        packed = pack_padded_sequence(codes, sizes.cpu(), batch_first=True, enforce_sorted=False)
         states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=slots)
         logits = self.weight(states.unflatten(-1, (2, POSITION_SIZE)).mean(dim=-2)).squeeze(-1)
         beyond = torch.arange(slots, device=like.device) >= sizes[:, None]
@@ -103,11 +96,8 @@ class PEMMatching(PooledMatching):
     """Minus the 2-Wasserstein distance of two Gaussians, one a side: probabilistic embedding.
 
     The mean μ is the mean-pooled vector, L2-normalised; the variance σ², diagonal, comes from self-attention over the
-    fragments: a_k = softmax_k(wᵀ tanh(W v_k)), log σ² = U Σ_k a_k v_k + c. Between diagonal Gaussians
-
-        W₂² = ‖μ_i − μ_t‖² + ‖σ_i − σ_t‖²,
-
-    the distance of the points (μ, σ). The score is −W₂, at most 0; an item without a valid fragment has μ = 0.
+    fragments: a_k = softmax_k(wᵀ tanh(W v_k)), log σ² = U Σ_k a_k v_k + c. The distance of diagonal Gaussians is that
+    of the points (μ, σ). The score is at most 0; an item without a valid fragment has μ = 0.
     """
 
     title = "Gaussians"
@@ -124,12 +114,12 @@ class PEMMatching(PooledMatching):
         with torch.autocast(image.embeds.device.type, enabled=False):
             images = torch.cat([mean_vector(image), self.image_deviation(image)], dim=-1)
             captions = torch.cat([mean_vector(text), self.text_deviation(text)], dim=-1)
-            # By differences: the faster product loses what is left of two near points, and varies with the tile.
+            # By differences: the faster product cancels where points are near, and varies with the tile.
             return -torch.cdist(images, captions, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 class AttentionDeviation(nn.Module):
-    """The standard deviation σ of one side's Gaussians; see [`PEMMatching`]."""
+    """The standard deviation σ of one side's Gaussians, for [`PEMMatching`]."""
 
     def __init__(self, width: int):
         super().__init__()

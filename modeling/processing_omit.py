@@ -11,23 +11,18 @@ from .words_omit import Word, words_of_tokens
 
 
 class OmitProcessor(ProcessorMixin):
-    """An image processor and a tokenizer under one roof.
+    """The vision backbone's image processor, or None for precomputed regions, and the text backbone's tokenizer.
 
-    Captions are padded to the longest and cut to the tokenizer's `model_max_length`; tensors are PyTorch's. All of it
-    can be changed in the call: `processor(text=…, padding="max_length", max_length=32)`. A tokenizer without an
-    attention mask, such as SigLIP's, is of a model that reads the padding too: captions are padded to its
-    `model_max_length`, and the mask is all ones.
-
-    Args:
-        image_processor: of the vision backbone; None for a model of precomputed regions.
-        tokenizer: of the text backbone.
+    Captions are padded to the longest and cut to the tokenizer's `model_max_length`; tensors are PyTorch's. A call can
+    change it: `processor(text=…, padding="max_length", max_length=32)`. Where the model reads the padding too, as
+    SigLIP, whose tokenizer makes no attention mask, captions are padded to `model_max_length`, and the mask is ones.
     """
 
     text_kwargs = {"padding": True, "truncation": True, "return_tensors": "pt"}
     images_kwargs = {"return_tensors": "pt"}
 
     def __init__(self, image_processor=None, tokenizer=None):
-        if image_processor is None:  # of which there is no base class, so that it takes part in nothing
+        if image_processor is None:  # ProcessorMixin cannot hold an attribute that is None
             self.get_attributes = functools.partial(list, ["tokenizer"])
             super().__init__(tokenizer)
             self.image_processor = None
@@ -50,23 +45,20 @@ class OmitProcessor(ProcessorMixin):
             kwargs: for the image processor or the tokenizer.
 
         Returns:
-            `BatchFeature` with `pixel_values` [B_i, 3, H, W] for images; `region_features` float32 [B_i, K, width] and
-            `region_mask` bool [B_i, K], false for padding, for regions; `input_ids` and `attention_mask` [B_t, L] for
-            text.
+            `BatchFeature` of `pixel_values` [B_i, 3, H, W], or `region_features` float32 [B_i, K, width] and
+            `region_mask` bool [B_i, K], false for padding; and of `input_ids` and `attention_mask` [B_t, L].
 
         Raises:
-            ValueError: if nothing is given, or both images and regions; if something is no picture, no regions or no
-                text; if several pictures or captions cannot be one tensor because they are not resized or padded.
+            ValueError: if nothing is given, or both images and regions; for what is no picture, no regions or no text;
+                if pictures or captions of several sizes are not resized or padded to make one tensor.
         """
         if images is None and text is None and regions is None:
             raise ValueError("OmitProcessor was called with nothing; expected images=… or regions=…, text=… or both.")
         if images is not None and regions is not None:
             raise ValueError("OmitProcessor was called with images and regions; expected the one that the model takes.")
         if images is not None and self.image_processor is None:
-            raise ValueError(
-                "images given, but this processor has no image_processor, since its model takes precomputed regions; "
-                "pass regions=…"
-            )
+            why = "this processor has no image_processor, since its model takes precomputed regions"
+            raise ValueError(f"images given, but {why}; pass regions=…")
         if regions is not None:
             padded = _padded_regions(regions)
             return BatchFeature(padded if text is None else {**padded, **self(text=text, **kwargs)})
@@ -92,16 +84,12 @@ class OmitProcessor(ProcessorMixin):
     def _check_sizes(self, images, kwargs):
         options = {**self.images_kwargs, **kwargs, **kwargs.get("images_kwargs", {})}
         sizes = {tuple(each.shape[-2:]) if hasattr(each, "shape") else (each.height, each.width) for each in images}
-        makes_one_size = any(
-            options.get(name, getattr(self.image_processor, name, False))
-            for name in ("do_resize", "do_center_crop", "do_pad")
-        )
-        if len(sizes) > 1 and not makes_one_size and options["return_tensors"] is not None:
+        steps = ("do_resize", "do_center_crop", "do_pad")  # any of which makes one size
+        resized = any(options.get(name, getattr(self.image_processor, name, False)) for name in steps)
+        if len(sizes) > 1 and not resized and options["return_tensors"] is not None:
             listed = " and ".join(f"{height} x {width}" for height, width in sorted(sizes)[:2])
-            raise ValueError(
-                f"The {len(images)} pictures have {len(sizes)} sizes, such as {listed}, and are not resized, so they "
-                "make no tensor; pass do_resize=True, or pictures of one size."
-            )
+            found = f"The {len(images)} pictures have {len(sizes)} sizes, such as {listed}, and are not resized"
+            raise ValueError(f"{found}, so they make no tensor; pass do_resize=True, or pictures of one size.")
 
     def _check_text(self, text, kwargs):
         if not isinstance(text, list) or len(text) == 0:
@@ -117,11 +105,9 @@ class OmitProcessor(ProcessorMixin):
             return
         lengths = [len(ids) for ids in self.tokenizer(text, truncation=options["truncation"])["input_ids"]]
         if len(set(lengths)) > 1:
+            found = f"The {len(text)} captions have {min(lengths)} to {max(lengths)} tokens and are not padded"
             remedy = "leave padding=True" if not padded else "give the tokenizer a pad_token"
-            raise ValueError(
-                f"The {len(text)} captions have {min(lengths)} to {max(lengths)} tokens and are not padded, so they "
-                f"make no tensor; {remedy}, or pass return_tensors=None."
-            )
+            raise ValueError(f"{found}, so they make no tensor; {remedy}, or pass return_tensors=None.")
 
 
 def _padded_regions(regions) -> dict[str, torch.Tensor]:
@@ -135,10 +121,9 @@ def _padded_regions(regions) -> dict[str, torch.Tensor]:
     if not images:
         raise ValueError("regions is empty; expected those of at least one image.")
     for number, each in enumerate(images):
-        if each.ndim != 2 or each.shape[-1] != images[0].shape[-1] or len(each) == 0:
-            raise ValueError(
-                f"regions[{number}] has shape {tuple(each.shape)}; expected [K, {images[0].shape[-1]}] with K from 1."
-            )
+        shape, width = tuple(each.shape), images[0].shape[-1]
+        if len(shape) != 2 or shape[0] == 0 or shape[1] != width:
+            raise ValueError(f"regions[{number}] has shape {shape}; expected [K, {width}] with K from 1.")
         if not each.isfinite().all():
             raise ValueError(f"regions[{number}] holds NaN or infinity; expected numbers.")
     mask = pad_sequence([torch.ones(len(each), dtype=torch.bool) for each in images], batch_first=True)

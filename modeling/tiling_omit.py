@@ -1,4 +1,4 @@
-"""Scoring all pairs of images and captions tile by tile, so that memory does not grow with their number."""
+"""Score all pairs of images and captions tile by tile, so that memory does not grow with their number."""
 
 import functools
 import math
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-DEFAULT_MEMORY_BUDGET = 2**28  # bytes
+MEMORY_BUDGET = 2**28  # bytes
 
 
 def score_in_tiles(
@@ -16,16 +16,14 @@ def score_in_tiles(
     num_images: int,
     num_captions: int,
     elements_per_pair: int,
-    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    memory_budget: int = MEMORY_BUDGET,
 ) -> Tensor:
-    """Score every image and caption, [B_i, B_t]. Tiles are independent, so the values do not depend on them.
+    """Score every image and caption, [B_i, B_t]. The values do not depend on the tiles.
 
-    Where gradients are wanted and one tile does not hold all pairs, a tile is computed again in the backward pass: that
-    bounds the memory of training as well.
+    With gradients, the backward pass computes a tile again, so that training too has bounded memory.
 
     Args:
         score: takes the images and captions of a tile, as slices, and gives their scores.
-        num_images, num_captions: B_i and B_t.
         elements_per_pair: numbers (of 4 bytes) that a pair needs while it is scored.
         memory_budget: bytes for a tile; it holds one pair at least.
     """
@@ -36,11 +34,8 @@ def score_in_tiles(
     images = max(1, pairs // captions)
     if torch.is_grad_enabled():
         score = functools.partial(checkpoint, score, use_reentrant=False, preserve_rng_state=False)
-    return torch.cat(
-        [
-            torch.cat(
-                [score(slice(i, i + images), slice(t, t + captions)) for t in range(0, num_captions, captions)], 1
-            )
-            for i in range(0, num_images, images)
-        ]
-    )
+    rows = []
+    for i in range(0, num_images, images):
+        tiles = [score(slice(i, i + images), slice(t, t + captions)) for t in range(0, num_captions, captions)]
+        rows.append(torch.cat(tiles, dim=1))
+    return torch.cat(rows)

@@ -1,7 +1,6 @@
 """Heads that transport fragments onto words: full transport, and OMIT's partial one with dustbins.
 
-They say what is transported, rows and their mass; `transport_omit` does it. See
-``docs/concepts/method.md#partial-matching``.
+They say what `transport_omit` transports, rows and their mass. Source: ``docs/concepts/method.md#partial-matching``.
 """
 
 from dataclasses import replace
@@ -14,15 +13,12 @@ from transformers import initialization as init
 from .features_omit import OmitFeatures
 from .head_omit import Match, MatchingHead
 from .sinkhorn_omit import add_dustbin, fragment_marginals, row_similarity, sinkhorn
-from .tiling_omit import DEFAULT_MEMORY_BUDGET
+from .tiling_omit import MEMORY_BUDGET
 from .transport_omit import MATMUL_DTYPES, Side, TransportOptions, make_sides, transport_similarity
 
 
 class OTMatching(MatchingHead):
-    """Full transport: ⟨P, S⟩ = 1 − CMD, the Cross-modal Mover's Distance.
-
-    Source: ``docs/concepts/method.md#full-matching``.
-    """
+    """Full transport, 1 − the Cross-modal Mover's Distance. Source: ``docs/concepts/method.md#full-matching``."""
 
     title = "full transport"
     summary = (
@@ -47,24 +43,14 @@ class OTMatching(MatchingHead):
         (image_rows, mu), (text_rows, nu) = self.sides(image, text)
         similarity = row_similarity(image_rows, text_rows)
         plan = sinkhorn(similarity, mu, nu, self.options.regularization, self.options.num_iterations)
-        first = self.num_dustbins
-        return Match(
-            plan=plan,
-            alignment=plan[..., first:, first:],
-            row_dustbin=plan[..., first:, 0] if first else None,
-            column_dustbin=plan[..., 0, first:] if first else None,
-            row_marginals=mu,
-            column_marginals=nu,
-        )
+        if self.num_dustbins == 0:
+            return Match(plan, plan, row_marginals=mu, column_marginals=nu)
+        return Match(plan, plan[..., 1:, 1:], plan[..., 1:, 0], plan[..., 0, 1:], mu, nu)
 
     def tiled_similarity(
-        self,
-        image: OmitFeatures,
-        text: OmitFeatures,
-        memory_budget: int = DEFAULT_MEMORY_BUDGET,
-        matmul_dtype: str = "float32",
+        self, image: OmitFeatures, text: OmitFeatures, memory_budget: int = MEMORY_BUDGET, matmul_dtype: str = "float32"
     ) -> Tensor:
-        if self.marginals == "cross_global":  # whose mass of all pairs is no small matrix
+        if self.marginals == "cross_global":  # a mass for every pair is no small matrix
             return super().tiled_similarity(image, text, memory_budget, matmul_dtype)
         options = self.options
         if (memory_budget, matmul_dtype) != (options.memory_budget, options.matmul_dtype):

@@ -1,8 +1,7 @@
 """Transport as a function of tensors: what it is given, and which backend computes it.
 
-A side comes as *rows*, its dustbin (if any) and its fragments, and the mass of every row. What the dustbin is and how
-mass is shared out is in these; a backend only transports. This folder has the readable reference, in bounded tiles;
-`omit_hf.kernels` registers faster ones. See ``docs/concepts/backends.md``.
+What the dustbin is and how mass is shared out is in the rows of a side and their mass; a backend only transports. This
+folder has the readable reference; `omit_hf.kernels` registers faster ones. See ``docs/concepts/backends.md``.
 """
 
 import importlib.util
@@ -16,7 +15,7 @@ from transformers.utils import logging
 
 from .features_omit import OmitFeatures
 from .sinkhorn_omit import add_dustbin, check_transport, fragment_marginals, reference_score
-from .tiling_omit import DEFAULT_MEMORY_BUDGET, score_in_tiles
+from .tiling_omit import MEMORY_BUDGET, score_in_tiles
 
 MATMUL_DTYPES = ("float32", "bfloat16", "int8")
 PACKAGE_BACKENDS = ("cpu", "numba", "triton")  # those of omit_hf.kernels
@@ -26,12 +25,10 @@ logger = logging.get_logger(__name__)
 
 
 class Side(NamedTuple):
-    """One side of a transport.
+    """One side of a transport: rows, [B, R, D], any dustbin first, and their mass, which sums to 1 or is all zero.
 
-    Args:
-        rows: dustbin (if any) and fragments, [B, R, D]. A row without mass must be finite, and plays no part.
-        mass: marginals, which sum to 1 or are all zero: [B_i, 1, R] of images and [1, B_t, C] of captions, or
-            [B_i, B_t, R] and [B_i, B_t, C] where they depend on the pair.
+    Mass is [B_i, 1, R] of images and [1, B_t, C] of captions, or [B_i, B_t, R] and [B_i, B_t, C] where it depends on
+    the pair. A row without mass must be finite, and plays no part.
     """
 
     rows: Tensor
@@ -39,7 +36,7 @@ class Side(NamedTuple):
 
 
 def make_sides(image_rows: Tensor, mu: Tensor, text_rows: Tensor, nu: Tensor) -> tuple[Side, Side]:
-    """Sides of rows whose mass depends on the item, [B, R], or on the pair, [B_i, B_t, R] and [B_t, B_i, C]."""
+    """Sides whose mass depends on the item, [B, R], or on the pair, [B_i, B_t, R] and [B_t, B_i, C]."""
     image = Side(image_rows, mu if mu.ndim == 3 else mu[:, None])
     return image, Side(text_rows, nu.transpose(0, 1) if nu.ndim == 3 else nu[None])
 
@@ -49,18 +46,13 @@ class TransportOptions:
     """How to transport.
 
     Args:
-        regularization: λ > 0, in units of a cosine.
-        num_iterations: n ≥ 1.
-        num_dustbins: how many rows in front of a side are dustbins, which the score leaves out: 1, or 0 for full
-            transport.
+        regularization, num_iterations: λ > 0, in units of a cosine, and n ≥ 1.
+        num_dustbins: rows in front of a side that are dustbins, which the score leaves out: 1, or 0 for full transport.
         backend: a name of `BACKENDS`, or `auto`: the fastest that is registered for the device, pays at this size and
-            can serve these inputs. Why is logged, at level DEBUG; a fallback at level INFO.
-        matmul_dtype: type in which cosines are multiplied out, `float32`, or, faster and coarser, `bfloat16` or `int8`;
-            all that follows is float32. For scoring on a CPU: there is no gradient then.
+            can serve these inputs. The choice is logged at level DEBUG, a fallback at level INFO.
+        matmul_dtype: type in which cosines are multiplied out: `float32`, or, faster and coarser, on a CPU and without
+            gradient, `bfloat16` or `int8`. All that follows is float32.
         memory_budget: bytes for the intermediate results of the reference.
-
-    Raises:
-        ValueError: for λ ≤ 0 or n < 1.
     """
 
     regularization: float = 0.02
@@ -68,7 +60,7 @@ class TransportOptions:
     num_dustbins: int = 1
     backend: str = "auto"
     matmul_dtype: str = "float32"
-    memory_budget: int = DEFAULT_MEMORY_BUDGET
+    memory_budget: int = MEMORY_BUDGET
 
     def __post_init__(self):
         check_transport(self.regularization, self.num_iterations)
@@ -82,11 +74,10 @@ class Backend(NamedTuple):
     """One way to score all pairs.
 
     Args:
-        transport: gives [B_i, B_t] of two checked sides, or raises [`CannotServe`] before it has begun.
-        late_interaction: the same of sides whose mass is a mask, a temperature and a matmul_dtype (see
-            `MaxSimMatching`); None where plain torch does it.
-        device: type of device for which `auto` considers it; None for none.
-        min_entries: number of cosines from which `auto` considers it.
+        transport: scores two checked sides, [B_i, B_t], or raises [`CannotServe`] before it has begun.
+        late_interaction: scores sides whose mass is a mask, by temperature and matmul_dtype (see `MaxSimMatching`);
+            None where plain torch does it.
+        device, min_entries: type of device and number of cosines from which `auto` considers it; None for no device.
         matmul_dtypes: those that it knows.
     """
 
@@ -111,23 +102,21 @@ def partial_sinkhorn_similarity(
 ) -> Tensor:
     """OMIT's similarity of every image and every caption.
 
-    Each side gets a dustbin, its global feature, with the mass of one fragment. The similarity is what the plan
-    carries between fragments; mass that goes to or comes from a dustbin is left out.
+    A side gets a dustbin, its global feature, with the mass of one fragment. The similarity is what the plan carries
+    between fragments, without the mass that goes to or comes from a dustbin.
 
     Args:
         image_embeds: V, [B_i, K, D], L2-normalised. Padding may hold anything.
         image_mask: true where an image fragment is valid, [B_i, K]; None for all.
         image_pooled: v̄, [B_i, D], L2-normalised.
         text_embeds, text_mask, text_pooled: T [B_t, L, D], its mask [B_t, L] and t̄ [B_t, D], likewise.
-        regularization: λ > 0.
-        num_iterations: n ≥ 1.
-        backend: what computes it: `reference`, the readable implementation, `cpu`, `numba` (the same, compiled) and
-            `triton` (all three once `omit_hf.kernels` is imported), or `auto`, the fastest that can serve these inputs
-            on their device.
+        regularization, num_iterations: λ > 0 and n ≥ 1.
+        backend: `reference`, the readable implementation; `cpu`, `numba` (the same, compiled) or `triton`, once
+            `omit_hf.kernels` is imported; or `auto`, the fastest that can serve these inputs on their device.
 
     Returns:
-        [B_i, B_t], float32 (float64 for float64 inputs), in [−1, 1]. An image without a valid fragment or a caption
-        without a valid word has similarity 0 to everything: all of its mass lies in dustbins.
+        [B_i, B_t], float32 (float64 for float64 inputs), in [−1, 1]; 0 where an image or a caption has no valid
+        fragment: all of its mass lies in dustbins.
 
     Raises:
         ValueError: for shapes that do not fit, features that are integers, λ ≤ 0, n < 1 or an unknown backend.
@@ -140,55 +129,43 @@ def partial_sinkhorn_similarity(
         >>> partial_sinkhorn_similarity(regions, None, image_pooled, words, None, text_pooled, regularization=0.1)
         tensor([[0.1667]])
 
-        The word and its dustbin look alike, so the first region's third of the mass goes to each of them by half.
+        The word and its dustbin look alike, so each takes half of the first region's mass, a third.
     """
-    image = _check_side("image", image_embeds, image_mask, image_pooled)
-    text = _check_side("text", text_embeds, text_mask, text_pooled)
-    image_rows, mu = add_dustbin(image.embeds, image.mask, fragment_marginals("uniform", image, text), image.pooled)
-    text_rows, nu = add_dustbin(text.embeds, text.mask, fragment_marginals("uniform", text, image), text.pooled)
+    image_rows, mu = _rows_and_mass("image", image_embeds, image_mask, image_pooled)
+    text_rows, nu = _rows_and_mass("text", text_embeds, text_mask, text_pooled)
     options = TransportOptions(regularization, num_iterations, backend=backend)
     return transport_similarity(*make_sides(image_rows, mu, text_rows, nu), options)
 
 
-def _check_side(side: str, embeds: Tensor, mask: Tensor | None, pooled: Tensor) -> OmitFeatures:
+def _rows_and_mass(side: str, embeds: Tensor, mask: Tensor | None, pooled: Tensor) -> tuple[Tensor, Tensor]:
     if embeds.ndim != 3:
         raise ValueError(f"{side}_embeds has shape {tuple(embeds.shape)}; expected [batch, fragments, width].")
     batch, fragments, width = embeds.shape
-    mask = embeds.new_ones(batch, fragments, dtype=torch.bool) if mask is None else mask
+    mask = embeds.new_ones(batch, fragments) if mask is None else mask
     for name, tensor, shape in (("mask", mask, (batch, fragments)), ("pooled", pooled, (batch, width))):
         if tensor.shape != shape:
-            raise ValueError(
-                f"{side}_{name} has shape {tuple(tensor.shape)}; expected {shape}, to fit {side}_embeds of shape "
-                f"{tuple(embeds.shape)}."
-            )
-    mask = mask.bool()
-    return OmitFeatures(embeds=embeds.masked_fill(~mask[..., None], 0), mask=mask, pooled=pooled)
+            found = f"{side}_{name} has shape {tuple(tensor.shape)}"
+            raise ValueError(f"{found}; expected {shape}, to fit {side}_embeds of shape {tuple(embeds.shape)}.")
+    features = OmitFeatures(embeds=embeds.masked_fill(~mask.bool()[..., None], 0), mask=mask.bool())
+    return add_dustbin(features.embeds, features.mask, fragment_marginals("uniform", features, features), pooled)
 
 
 def transport_similarity(image: Side, text: Side, options: TransportOptions) -> Tensor:
     """Score of every image and caption, Σ P S over fragments, where P is the plan of [`sinkhorn`].
 
-    Args:
-        image, text: rows [B_i, R, D] and [B_t, C, D], and their mass.
-        options: λ, n, dustbins, and what computes it.
-
-    Returns:
-        [B_i, B_t], float32 (float64 if an input is float64); 0 where a side has no mass.
+    It is [B_i, B_t], float32 (float64 if an input is float64), and 0 where a side has no mass.
 
     Raises:
         ValueError: for sides of unequal type, device or width, or of integers; for an unknown backend, or one that was
-            asked for by name and cannot serve the inputs; for a reduced matmul_dtype with gradient or elsewhere than
-            on a CPU.
+            asked for by name and cannot serve the inputs; for a reduced matmul_dtype with gradient or not on a CPU.
     """
-    if image.rows.shape[-1] != text.rows.shape[-1]:
-        raise ValueError(
-            f"image_embeds are {image.rows.shape[-1]} wide, text_embeds {text.rows.shape[-1]}; expected the same."
-        )
+    widths = image.rows.shape[-1], text.rows.shape[-1]
+    if widths[0] != widths[1]:
+        raise ValueError(f"image_embeds are {widths[0]} wide, text_embeds {widths[1]}; expected the same.")
     if image.rows.dtype != text.rows.dtype or image.rows.device != text.rows.device:
-        raise ValueError(
-            f"The images are {image.rows.dtype} on {image.rows.device}, the captions {text.rows.dtype} on "
-            f"{text.rows.device}; expected the same. Cast one side, as in text.embeds.to(image.embeds.dtype)."
-        )
+        images, captions = (f"{side.rows.dtype} on {side.rows.device}" for side in (image, text))
+        remedy = "Cast one side, as in text.embeds.to(image.embeds.dtype)"
+        raise ValueError(f"The images are {images}, the captions {captions}; expected the same. {remedy}.")
     check_rows(image.rows, text.rows, options.backend, options.matmul_dtype)
     entries = image.rows.shape[0] * image.rows.shape[1] * text.rows.shape[0] * text.rows.shape[1]
     candidates = candidate_backends(options.backend, image.rows.device.type, entries, options.matmul_dtype)
@@ -223,16 +200,12 @@ BACKENDS = {"reference": Backend(reference_similarity)}
 
 
 def register_backend(name: str, backend: Backend) -> None:
-    """Make a backend known; `auto` tries the last one that was registered for a device first."""
+    """Make a backend known. Of those for a device, `auto` tries the last one first."""
     BACKENDS[name] = backend
 
 
 def candidate_backends(name: str, device: str, entries: int, matmul_dtype: str = "float32") -> list[str]:
-    """Names of the backends to try in turn, one at least, for so many cosines on a type of device.
-
-    Raises:
-        ValueError: if there is none of the name.
-    """
+    """Names of the backends to try in turn for so many cosines on a type of device; `ValueError` for an unknown one."""
     if torch.compiler.is_exporting():  # the only one that a graph can hold
         return ["reference"]
     if name == "auto":
@@ -262,21 +235,16 @@ def check_rows(image_rows: Tensor, text_rows: Tensor, backend: str, matmul_dtype
     """Raise `ValueError` unless rows are floating-point numbers and can be multiplied out in `matmul_dtype`."""
     for side, rows in (("image", image_rows), ("text", text_rows)):
         if not rows.is_floating_point():
-            raise ValueError(
-                f"{side}_embeds are {rows.dtype}; expected floating-point numbers. Quantised features need their "
-                "scale, as in embeds.float() * scale."
-            )
+            remedy = "Quantised features need their scale, as in embeds.float() * scale"
+            raise ValueError(f"{side}_embeds are {rows.dtype}; expected floating-point numbers. {remedy}.")
     if matmul_dtype == "float32":
         return
     if matmul_dtype not in MATMUL_DTYPES:
         raise ValueError(f"matmul_dtype is {matmul_dtype!r}; expected one of {', '.join(map(repr, MATMUL_DTYPES))}.")
-    able = [name for name, each in BACKENDS.items() if matmul_dtype in each.matmul_dtypes]
+    name = f"matmul_dtype {matmul_dtype!r}"
+    able = [key for key, each in BACKENDS.items() if matmul_dtype in each.matmul_dtypes]
     if backend not in ("auto", *able) or image_rows.device.type != "cpu" or not able:
-        raise ValueError(
-            f"matmul_dtype {matmul_dtype!r} is for the backends 'cpu' and 'numba' of omit_hf.kernels on a CPU; this is "
-            f"backend {backend!r} on {image_rows.device}."
-        )
+        expected = "the backends 'cpu' and 'numba' of omit_hf.kernels on a CPU"
+        raise ValueError(f"{name} is for {expected}; this is backend {backend!r} on {image_rows.device}.")
     if torch.is_grad_enabled() and (image_rows.requires_grad or text_rows.requires_grad):
-        raise ValueError(
-            f"matmul_dtype {matmul_dtype!r} has no gradient; score under torch.inference_mode(), or use 'float32'."
-        )
+        raise ValueError(f"{name} has no gradient; score under torch.inference_mode(), or use 'float32'.")

@@ -207,10 +207,13 @@ def test_a_picture_that_scores_can_be_aligned(kind, shown, processor):
         torch.manual_seed(0)
         model = OmitModel(tiny_config(vision_config=vision, text_config=text)).eval()
         picture = Image.new("RGB", size, "teal")
+        refusal = None
         try:
             model(**processor(images=picture, text="a star"))
         except (ValueError, RuntimeError) as error:  # smaller than a patch; of Swin, than a window
-            assert "takes at least" in str(error) or kind == "swin"
+            refusal = str(error)
+        if refusal is not None:
+            assert "takes at least" in refusal or kind == "swin"
             assert shown == "as it is"
             continue
         found = word_alignment(model, processor, picture, "a star")
