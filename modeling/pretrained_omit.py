@@ -62,11 +62,6 @@ class PretrainedMixin:
         Raises:
             OSError: if a model is not found, or the tokenizer is needed and not there.
             ValueError: for an unknown field, a model that is not for its side, or a tokenizer of another text model.
-
-        Example:
-            ```python
-            model = OmitModel.from_vision_text_pretrained("facebook/dinov2-base", "google-bert/bert-base-uncased")
-            ```
         """
         check_fields("config_kwargs", config_kwargs, FIELDS)
         vision_backbone = pretrained_backbone(vision_model_name_or_path, "vision_config", dtype)
@@ -96,11 +91,6 @@ class PretrainedMixin:
         Raises:
             OSError: if the checkpoint is not found, or has no tokenizer.
             ValueError: for an unknown field, another kind of checkpoint, or a `projection_dim` or tokenizer of another.
-
-        Example:
-            ```python
-            model = OmitModel.from_clip("openai/clip-vit-base-patch32")
-            ```
         """
         check_fields("config_kwargs", config_kwargs, FIELDS)
         kind = AutoConfig.from_pretrained(name_or_path).model_type
