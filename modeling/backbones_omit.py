@@ -103,16 +103,9 @@ def own_image_size(backbone: nn.Module) -> tuple[int, int] | None:
 
 
 def cell_grid(config, pixels: tuple[int, int], states: Tensor) -> tuple[int, int]:
-    """Rows and columns of the cells that a vision backbone makes of an image.
+    """Rows and columns of the cells that a vision backbone makes of an image of `pixels`, height and width.
 
-    Args:
-        config: of the backbone.
-        pixels: height and width of the image.
-        states: the backbone's last ones, [B, width, rows, columns], or a list of cells [B, n, width], before which CLS
-            and registers may stand.
-
-    Raises:
-        ValueError: if the states are fewer than the cells.
+    Its last states are [B, width, rows, columns], or a list [B, n, width] of CLS and registers, if any, and the cells.
     """
     if states.ndim == 4:
         return tuple(states.shape[-2:])
@@ -127,10 +120,8 @@ def cell_grid(config, pixels: tuple[int, int], states: Tensor) -> tuple[int, int
         return rows, num_states // rows
     rows, columns = (side // size for side, size in zip(pixels, sizes, strict=True))
     if not 0 < rows * columns <= num_states:
-        raise ValueError(
-            f"{config.model_type} gave {num_states} tokens for an image of {tuple(pixels)} pixels; expected at least "
-            f"{rows * columns}, one for each {sizes[0]} x {sizes[1]} patch."
-        )
+        found = f"{config.model_type} gave {num_states} tokens for an image of {tuple(pixels)} pixels"
+        raise ValueError(f"{found}; expected at least {rows * columns}, one for each {sizes[0]} x {sizes[1]} patch.")
     return rows, columns
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
@@ -22,6 +22,13 @@ def check_fields(where: str, names: Iterable[str], known: Iterable[str]) -> None
             close = difflib.get_close_matches(str(name), known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"expected some of {', '.join(known)}."
             raise ValueError(f"{where} has the unknown field {name!r:.80}; {hint}")
+
+
+def check_numbers(config: PreTrainedConfig, expected: str, test: Callable[[float], bool], *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not test(value):
+            raise ValueError(f"{name} is {value}; expected {expected}.")
 
 
 @strict
@@ -47,14 +54,11 @@ class BiGRUConfig(PreTrainedConfig):
     pad_token_id: int | None = 0
 
     def validate_sizes(self):
-        for name in ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; expected a share from 0 to below 1.")
-        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
-            expected = f"a word of the vocabulary, from 0 to {self.vocab_size - 1}, or None"
-            raise ValueError(f"pad_token_id is {self.pad_token_id}; expected {expected}.")
+        sizes = ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers")
+        check_numbers(self, "at least 1", lambda size: size >= 1, *sizes)
+        check_numbers(self, "a share from 0 to below 1", lambda share: 0 <= share < 1, "dropout")
+        padding = f"a word of the vocabulary, from 0 to {self.vocab_size - 1}, or None"
+        check_numbers(self, padding, lambda word: word is None or 0 <= word < self.vocab_size, "pad_token_id")
 
 
 @strict
@@ -77,13 +81,9 @@ class RegionEncoderConfig(PreTrainedConfig):
     kept_share: float | int = 0.8
 
     def validate_sizes(self):
-        for name in ("feature_size", "hidden_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; expected a share from 0 to below 1.")
-        if not 0 < self.kept_share <= 1:
-            raise ValueError(f"kept_share is {self.kept_share}; expected a share above 0, up to 1 for all regions.")
+        check_numbers(self, "at least 1", lambda size: size >= 1, "feature_size", "hidden_size")
+        check_numbers(self, "a share from 0 to below 1", lambda share: 0 <= share < 1, "dropout")
+        check_numbers(self, "a share above 0, up to 1 for all regions", lambda share: 0 < share <= 1, "kept_share")
 
 
 @strict
@@ -100,9 +100,9 @@ class OmitConfig(PreTrainedConfig):
             or Gaussian a side).
         regularization: λ of the entropic transport, in units of a cosine (`omit`, `ot`).
         num_iterations: n, the Sinkhorn iterations (`omit`, `ot`).
-        dustbin: what takes the fragments without a counterpart (`omit`): the `global` feature of each side, one
-            `learned` vector a side, or one learned similarity, `scalar`.
-        marginals: how each side's mass is shared out (`omit`, `ot`): `uniform`, by `norm` of the fragment before
+        dustbin: what takes the fragments without a counterpart (`omit`): the `global` feature of a side, one `learned`
+            vector a side, or one learned similarity, `scalar`.
+        marginals: how a side's mass is shared out (`omit`, `ot`): `uniform`, by `norm` of the fragment before
             normalisation, or by softmax of its similarity to the global feature of its own side (`self_global`) or
             of the other side (`cross_global`).
         backend: what computes the transport (`omit`, `ot`): `auto`, the fastest that can serve the inputs on their
@@ -149,16 +149,11 @@ class OmitConfig(PreTrainedConfig):
     def validate_values(self):
         if self.matching not in MATCHING:
             raise ValueError(f"matching is {self.matching!r:.80}; expected one of {', '.join(map(repr, MATCHING))}.")
-        for name in ("projection_dim", "num_iterations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
-        if not 0 < self.regularization < math.inf:
-            raise ValueError(f"regularization is {self.regularization}; expected a number greater than 0.")
-        if not 0 <= self.margin < math.inf:
-            raise ValueError(f"margin is {self.margin}; expected a number not below 0.")
-        scale = self.logit_scale_init_value
-        if not -math.inf < scale < MAX_LOGIT_SCALE + 1e-4:  # ln 100 rounded up to 4.6052 will do
-            raise ValueError(f"logit_scale_init_value is {scale}; expected a number not above ln 100 = 4.6052.")
+        check_numbers(self, "at least 1", lambda number: number >= 1, "projection_dim", "num_iterations")
+        check_numbers(self, "a number greater than 0", lambda number: 0 < number < math.inf, "regularization")
+        check_numbers(self, "a number not below 0", lambda number: 0 <= number < math.inf, "margin")
+        expected, most = "a number not above ln 100 = 4.6052", MAX_LOGIT_SCALE + 1e-4  # 4.6052 itself will do
+        check_numbers(self, expected, lambda scale: -math.inf < scale < most, "logit_scale_init_value")
         if any(token < 0 for token in self.special_token_ids or ()):
             raise ValueError(f"special_token_ids is {self.special_token_ids}; expected ids from 0.")
 

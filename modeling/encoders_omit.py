@@ -84,8 +84,7 @@ class RegionEncoder(nn.Module):
 def keep_regions(regions: Tensor, mask: Tensor | None, share: float) -> tuple[Tensor, Tensor | None]:
     """Keep a random choice of an image's regions, in their order: int(share · K) of K, but at least one.
 
-    Of regions [B, K, width] it returns [B, int(share · K), width], and their mask where there was one. An image with
-    padding keeps the share of its valid regions.
+    Of [B, K, width] it returns [B, int(share · K), width] and, where there was one, a mask: padding does not count.
     """
     batch, most, width = regions.shape
     kept = max(1, int(share * most))
@@ -149,8 +148,7 @@ class GridEncoder(BackboneEncoder):
             output["last_hidden_state"] = output.feature_maps[-1]
         cells = output.last_hidden_state
         if cells.ndim == 4:  # [B, width, H, W]
-            cells = cells.flatten(2).transpose(1, 2)
-            prefix = 0
+            cells, prefix = cells.flatten(2).transpose(1, 2), 0
         else:
             prefix = cells.shape[1] - math.prod(self.grid(pixel_values.shape[-2:], cells))
         if self.kind == "clip_vision_model":  # CLIP normalises the CLS state alone, since it reads no other
@@ -171,14 +169,12 @@ class GridEncoder(BackboneEncoder):
                 backbone(pixels.new_zeros(1, pixels.shape[1], side, side, dtype=backbone.dtype), **kwargs)
                 break
         if min(pixels.shape[-2:]) < side < 256:
-            raise ValueError(
-                f"pixel_values has pictures of {pixels.shape[-1]} x {pixels.shape[-2]} pixels; the vision backbone, "
-                f"{self.kind!r}, takes at least {side} x {side}. Enlarge them, or let the processor: do_resize=True."
-            )
+            found = f"pixel_values has pictures of {pixels.shape[-1]} x {pixels.shape[-2]} pixels"
+            expected = f"the vision backbone, {self.kind!r}, takes at least {side} x {side}"
+            raise ValueError(f"{found}; {expected}. Enlarge them, or let the processor: do_resize=True.")
 
     def grid(self, pixels: tuple[int, int], states: Tensor) -> tuple[int, int]:
-        """Rows and columns of the fragments of an image of so many pixels, height and width; `states` are the
-        `last_hidden_state` of its features."""
+        """Rows and columns of an image's fragments, from its height and width and its `last_hidden_state`."""
         return cell_grid(self.backbone.config, pixels, states)
 
 

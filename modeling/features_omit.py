@@ -11,9 +11,8 @@ class OmitFeatures(BaseModelOutputWithPooling):
     """Features of B images with K fragments, or of B captions with K words.
 
     Args:
-        last_hidden_state: output of the backbone, in its own shape; None for cached states.
+        last_hidden_state, hidden_states, attentions: of the backbone, in its own shapes; None for cached states.
         pooler_output: `pooled` under the name that transformers gives it.
-        hidden_states, attentions: of the backbone, when asked for.
         embeds: fragments, L2-normalised, [B, K, D]; zero where masked.
         mask: true where a fragment is valid, bool [B, K].
         pooled: global feature, L2-normalised, [B, D].

@@ -49,8 +49,7 @@ class MatchingHead(nn.Module, ABC):
         title, formula: its name in a few words and its score, for help texts, tables and documentation.
         summary: what it does, as a sentence that begins with "it", for model cards.
         fields: the fields of [`OmitConfig`] that it reads, `projection_dim` aside.
-        aligns: whether `match` says which fragments matched; otherwise it scores one vector a side.
-        transports: whether its match has a transport plan.
+        aligns, transports: whether `match` says which fragments matched, and whether it has a transport plan.
         num_dustbins: rows and columns in front of its plan that are dustbins.
         baseline: false for the method that this package is about.
         exports: the formats that `omit_hf.export` can write it in.

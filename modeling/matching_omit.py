@@ -45,7 +45,6 @@ def topk_similarity(
     """The k largest entries of the similarity's rows or columns: exact, block by block, without the whole matrix.
 
     Args:
-        image, text: features of B_i images and B_t captions.
         dim: 1 for the captions of every image, 0 for the images of every caption, as in `torch.topk`.
         memory_budget: bytes for the intermediate results of scoring.
 

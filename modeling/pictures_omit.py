@@ -69,11 +69,7 @@ def upright(picture: Image.Image) -> Image.Image:
 
 
 def rgb_picture(picture: Image.Image) -> Image.Image:
-    """A PIL image upright and in RGB: transparency on white, 16 bits scaled to 8.
-
-    Raises:
-        ValueError: if it is empty, or its mode does not tell what is white.
-    """
+    """A PIL image upright and in RGB, transparency on white, 16 bits scaled to 8; `ValueError` for empty and mode F."""
     if 0 in picture.size:
         raise ValueError(f"it has {picture.width} x {picture.height} pixels; expected at least 1 x 1.")
     picture = upright(picture)
@@ -82,10 +78,9 @@ def rgb_picture(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):  # I;16 in its byte orders, and I, as which some formats are read
         return _from_16_bits(picture.convert("I"))
     if picture.mode == "F":
-        raise ValueError(
-            "it is of PIL's mode F, in which white may be 1, 255 or any other number; expected 8 or 16 bits. Scale it, "
-            "as in Image.fromarray((255 * array).astype('uint8'))."
-        )
+        found = "it is of PIL's mode F, in which white may be 1, 255 or any other number"
+        remedy = "Scale it, as in Image.fromarray((255 * array).astype('uint8'))"
+        raise ValueError(f"{found}; expected 8 or 16 bits. {remedy}.")
     if picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
@@ -133,12 +128,9 @@ def _rgb_tensor(array) -> torch.Tensor:
     if not picture.isfinite().all():
         raise ValueError("it holds NaN or infinity; expected numbers.")
     if not picture.is_floating_point() and not (picture.min() >= 0 and picture.max() <= 255):
-        raise ValueError(
-            f"it holds integers from {picture.min()} to {picture.max()}; expected 0 to 255, or uint16 for 16 bits."
-        )
-    if picture.shape[0] == 4:
-        return _on_white(picture)
-    return picture.expand(3, -1, -1)
+        found = f"it holds integers from {picture.min()} to {picture.max()}"
+        raise ValueError(f"{found}; expected 0 to 255, or uint16 for 16 bits.")
+    return _on_white(picture) if picture.shape[0] == 4 else picture.expand(3, -1, -1)
 
 
 def _on_white(picture: torch.Tensor) -> torch.Tensor:

@@ -106,14 +106,11 @@ class PretrainedMixin:
             raise ValueError(f"projection_dim is {asked}; expected {width}, {kept}.")
         tokenizer = pretrained_tokenizer(name_or_path)
         fit_tokenizer(clip.config.text_config, tokenizer)
-        settings = {
-            **text_settings(tokenizer),
-            "projection_dim": width,
-            "logit_scale_init_value": min(clip.logit_scale.item(), MAX_LOGIT_SCALE),
-            "vision_pooling_head": kind == "siglip",
-        }
+        scale = min(clip.logit_scale.item(), MAX_LOGIT_SCALE)
+        settings = {"projection_dim": width, "logit_scale_init_value": scale, "vision_pooling_head": kind == "siglip"}
+        settings = text_settings(tokenizer) | settings | config_kwargs
         parts = {"vision_config": clip.config.vision_config.to_dict(), "text_config": clip.config.text_config.to_dict()}
-        model = cls(OmitConfig(**parts, **(settings | config_kwargs)), clip.vision_model, clip.text_model).to(dtype)
+        model = cls(OmitConfig(**parts, **settings), clip.vision_model, clip.text_model).to(dtype)
         # SigLIP's pooling head has projected the image already. CLIP's projections have no bias.
         visual = clip.visual_projection.weight if kind == "clip" else torch.eye(width)
         no_bias = {"bias": torch.zeros(width)}

@@ -156,8 +156,8 @@ def transport_similarity(image: Side, text: Side, options: TransportOptions) -> 
     It is [B_i, B_t], float32 (float64 if an input is float64), and 0 where a side has no mass.
 
     Raises:
-        ValueError: for sides of unequal type, device or width, or of integers; for an unknown backend, or one that was
-            asked for by name and cannot serve the inputs; for a reduced matmul_dtype with gradient or not on a CPU.
+        ValueError: for sides of unequal type, device or width, or of integers; for a backend that is unknown or cannot
+            serve the inputs; for a reduced matmul_dtype with gradient or not on a CPU.
     """
     widths = image.rows.shape[-1], text.rows.shape[-1]
     if widths[0] != widths[1]:

@@ -22,16 +22,10 @@ class Word(NamedTuple):
 
 
 def words_of_tokens(tokenizer, sentence: str, input_ids: Tensor, valid: Tensor) -> list[Word]:
-    """Merge the tokens of a sentence into words.
+    """Merge those tokens of a sentence, `input_ids` [L], that are `valid`, bool [L], into words.
 
     Successive tokens make one word where no word boundary of UAX 29 parts them, or punctuation alone meets: "..." is a
     word. A token is never split. One of blanks alone belongs to the word after it, or at the end to the one before.
-
-    Args:
-        tokenizer: of the model.
-        sentence: what it made the tokens of.
-        input_ids: tokens, [L].
-        valid: which of them are to be in a word, bool [L].
     """
     text, spans = _spans(tokenizer, sentence, input_ids)
     boundaries = {start for _, (start, _) in SEGMENTS.pre_tokenize_str(text)} | {len(text)}
