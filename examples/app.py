@@ -139,8 +139,7 @@ def scenes_examples(name: str) -> list[tuple[Image.Image, str]]:
         return []
     if data != "scenes":
         return []
-    sizes = {"train_size": 1, "validation_size": 1, "test_size": EXAMPLES}
-    rows = load_image_text(data, **{**options, **sizes})["test"]
+    rows = load_image_text(data, **{**options, "only": ["test"], "test_size": EXAMPLES})["test"]
     return [(row["image"], row["captions"][0]) for row in rows]
 
 

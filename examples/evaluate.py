@@ -30,6 +30,7 @@ from omit_hf.evaluation import (
     split_similarity,
 )
 from omit_hf.evaluation.protocols import PROTOCOLS, TASKS, prepare
+from omit_hf.parsing import read_text
 from omit_hf.training import (
     check_output_files,
     data_of_model,
@@ -139,7 +140,7 @@ def check_outputs(arguments) -> None:
     if arguments.card is not None:
         if not arguments.protocol:
             raise ValueError("--card is given without --protocol; expected one, to name the results by.")
-        with_results(Path(arguments.card).read_text(encoding="utf-8"), "", [])
+        with_results(read_text(arguments.card), "", [])
     check_output_files(arguments.json, arguments.markdown)
     if arguments.save_similarity is not None:
         check_similarity_file(arguments.save_similarity)
@@ -174,7 +175,7 @@ def report(arguments, similarity, pairs, measures, among) -> None:
             for result in results
             for entry in eval_results(result.metrics, result.name, result.dataset, pairs.split)
         ]
-        write_atomically(card, with_results(card.read_text(encoding="utf-8"), card.resolve().parent.name, entries))
+        write_atomically(card, with_results(read_text(card), card.resolve().parent.name, entries))
 
 
 if __name__ == "__main__":

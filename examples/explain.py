@@ -24,9 +24,9 @@ from omit_hf.alignment import WordAlignment, word_alignment
 from omit_hf.command_line import CommandParser, Text, errors_in_one_line, json_object
 from omit_hf.data import load_image_text, load_scenes
 from omit_hf.data.pictures import open_picture
+from omit_hf.data.schema import SPLITS, check_count
 from omit_hf.visualization import check_figure_file, draw_comparison, draw_plan, draw_words, save_figure
 
-SPLITS = ("train", "validation", "test")
 DRAWINGS = ("words", "plan")
 
 
@@ -123,16 +123,16 @@ def shown_by(arguments) -> Shown:
 
 
 def row_of(source: str, number: int, split: str, options: dict) -> dict:
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}.")
     if source == "scenes":
         # Scene n does not depend on how many there are, so that no more are drawn than are needed.
-        if split in SPLITS:
-            default = inspect.signature(load_scenes).parameters[f"{split}_size"].default
-            check_number(source, number, split, options.get(f"{split}_size", default))
-        options = {**options, **{f"{each}_size": number + 1 if each == split else 1 for each in SPLITS}}
-    data = load_image_text(source, **options)
-    if split not in data:
-        raise ValueError(f"split is {split!r}; expected one of {', '.join(data)}.")
-    rows = data[split]
+        default = inspect.signature(load_scenes).parameters[f"{split}_size"].default
+        size = options.get(f"{split}_size", default)
+        check_count(f"{split}_size", size)
+        check_number(source, number, split, size)
+        options = {**options, f"{split}_size": number + 1}
+    rows = load_image_text(source, **{**options, "only": [split]})[split]
     check_number(source, number, split, len(rows))
     if "image" not in rows.column_names:
         return rows[number]

@@ -2,6 +2,7 @@
 
     python examples/inspect_data.py dataset_flickr30k.json --data_options '{"image_folder": "flickr30k-images"}'
     python examples/inspect_data.py coco_precomp --data_options '{"test": "testall"}' --quick
+    python examples/inspect_data.py pictures --duplicates
     python examples/inspect_data.py hub:umaru97/flickr30k_train_val_test --sheet samples.png \\
         --data_options '{"columns": {"captions": "caption", "image_id": "filename"}}'
 
@@ -18,7 +19,14 @@ from datasets import Dataset, DatasetDict, IterableDatasetDict
 from PIL import Image, ImageDraw, ImageFont
 
 from omit_hf.command_line import CommandParser, errors_in_one_line, json_object
-from omit_hf.data import DataError, describe_split, find_problems, load_image_text, unreadable_images
+from omit_hf.data import (
+    DataError,
+    describe_split,
+    find_duplicates,
+    find_problems,
+    load_image_text,
+    unreadable_images,
+)
 from omit_hf.data.pictures import open_picture, stored_pictures
 
 SHEET_WIDTH, PICTURE, MARGIN = 900, 160, 10  # pixels
@@ -29,6 +37,9 @@ def main() -> None:
     parser.add_argument("source", help="what a recipe has as data: 'scenes', a JSON, a folder, hub:user/name")
     parser.add_argument("--data_options", type=json_object, default={}, help="options of the loader, as JSON")
     parser.add_argument("--quick", action="store_true", help="do not open every image")
+    parser.add_argument(
+        "--duplicates", action="store_true", help="compare the bytes of all images, to find one under two names"
+    )
     parser.add_argument("--samples", type=int, default=3, help="images of each split to show")
     parser.add_argument("--seed", type=int, default=0, help="which ones")
     parser.add_argument("--sheet", type=Path, help="picture to write, with the samples of the training split")
@@ -57,6 +68,8 @@ def main() -> None:
         print(f"\nOpened all images; {len(unreadable)} cannot be used.")
         if arguments.unreadable is not None:
             arguments.unreadable.write_text("".join(f"{each}\n" for each in unreadable), encoding="utf-8")
+    if arguments.duplicates:
+        problems += find_duplicates(data)
     if problems:
         sys.exit("\n".join([f"error: {counted(problems)}:", *problems]))
     print("No problem found.")

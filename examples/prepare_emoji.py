@@ -37,6 +37,7 @@ from tqdm.auto import tqdm
 from transformers import EfficientNetConfig, EfficientNetModel, ViTImageProcessor
 
 from omit_hf.command_line import CommandParser
+from omit_hf.parsing import read_text
 
 try:
     import resvg_py
@@ -135,7 +136,7 @@ class Sources:
             )
 
     def read(self, path: str):
-        return json.loads((self.folder / path).read_text(encoding="utf-8"))
+        return json.loads(read_text(self.folder / path))
 
 
 def build_drawings(folder: Path) -> None:

@@ -79,14 +79,12 @@ def test_all_problems_are_listed(tmp_path):
     save(folder, "clear.png", Image.new("RGBA", (8, 8), (9, 9, 9, 0)))
     save(folder, "paper.png", Image.new("RGB", (8, 8), "white"))
     (folder / "broken.png").write_bytes(b"no picture")
-    (folder / "link.png").symlink_to(tmp_path / "outside.png")
     write(
         folder,
         entry(),
         entry(),
         entry(file="missing.png"),
         entry(file="../outside.png"),
-        entry(file="link.png"),
         entry(file="clear.png"),
         entry(file="paper.png"),
         entry(file="broken.png"),
@@ -107,35 +105,37 @@ def test_all_problems_are_listed(tmp_path):
     expected = [
         "line 2: a.png is there already, in cutouts.jsonl line 1",
         "line 3: missing.png is missing",
-        "line 4: ../outside.png lies outside the folder",
-        "line 5: link.png is there already, in cutouts.jsonl line 4",
-        "line 6: clear.png cannot be used: no pixel of it is visible; expected a drawing on",
-        "line 7: paper.png cannot be used: no pixel of it is visible",
-        "line 8: broken.png cannot be used: cannot identify image file",
-        "line 9: no JSON",
-        "line 10: [1] is no object; expected one with file, concept, style and names",
-        "line 11: no concept, style; it has file, names",
-        "line 12: names is ['b', ' ']; expected a list of texts, at least one and none of them empty",
-        "line 13: names is []; expected a list",
-        "line 14: names is 'b'; expected a list",
-        "line 15: concept is ''; expected a text that is not empty",
-        "line 16: style is 3; expected a text that is not empty",
-        r"line 17: file is 'b\x00.png', which is no path: ",
-        "line 18: file is 'bbbbb",
-        "line 19: no JSON (values nested too deep)",
+        "line 4: ../outside.png lies outside the image folder",
+        "line 5: clear.png cannot be used: no pixel of it is visible; expected a drawing on",
+        "line 6: paper.png cannot be used: no pixel of it is visible",
+        "line 7: broken.png cannot be used: cannot identify image file",
+        "line 8: no JSON",
+        "line 9: [1] is no object; expected one with file, concept, style and names",
+        "line 10: no concept, style; it has file, names",
+        "line 11: names is ['b', ' ']; expected a list of texts, at least one and none of them empty",
+        "line 12: names is []; expected a list",
+        "line 13: names is 'b'; expected a list",
+        "line 14: concept is ''; expected a text that is not empty",
+        "line 15: style is 3; expected a text that is not empty",
+        r"line 16: the file is 'b\x00.png'; expected a path in the folder",
+        "line 17: 'bbbbb",
+        "line 18: no JSON (values nested too deep)",
     ]
     assert len(caught.value.problems) == len(expected)
     for problem, start in zip(caught.value.problems, expected, strict=True):
         assert problem.startswith(f"cutouts.jsonl {start}")
 
 
-def test_a_link_out_of_the_folder(tmp_path):
+def test_links_of_the_folder_are_followed_and_a_drawing_counts_once(tmp_path):
     folder = tmp_path / "cutouts"
     save(folder, "../outside.png")
     folder.mkdir(exist_ok=True)
     (folder / "a.png").symlink_to(tmp_path / "outside.png")
+    (folder / "b.png").symlink_to(tmp_path / "outside.png")
     write(folder, entry())
-    with pytest.raises(DataError, match=r"line 1: a.png lies outside the folder"):
+    assert read_cutouts(folder).drawings == {"ink": {"a": [folder / "a.png"]}}
+    write(folder, entry(), entry(file="b.png", style="wax"))
+    with pytest.raises(DataError, match=r"line 2: b.png is there already, in cutouts.jsonl line 1"):
         read_cutouts(folder)
 
 

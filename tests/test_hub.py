@@ -158,6 +158,64 @@ def test_every_problem_is_listed(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ([[{"raw": "a"}], [{"raw": "b"}]], r"row 1: caption 0 is \{'raw': 'b'\}; expected a text"),
+        ([["a"], ["b", None]], "row 1: caption 1 is None; expected a text"),
+        ([["a"], None], "row 1: None is no list; captions_as says what it is"),
+        ([[["a"]], [["b"]]], r"row 1: caption 0 is \['b'\]; expected a text"),
+        ([[1], [2]], "row 1: caption 0 is 2; expected a text"),
+        ([{"raw": "a"}, {"raw": "b"}], r"row 1: \{'raw': 'b'\} is no list"),
+    ],
+)
+def test_captions_that_are_no_texts(tmp_path, texts, message):
+    table = sources.table(range(2)).remove_columns("caption").add_column("caption", texts)
+    folder = write(tmp_path, table)
+    with pytest.raises(ValueError, match=message):
+        load_image_text(folder, columns=FLICKR)
+    with pytest.raises(
+        ValueError, match=message.replace("row 1", "row .").replace("'b'", "'.'").replace("is 2", "is .")
+    ):
+        list(load_image_text(folder, columns=FLICKR, streaming=True)["test"])
+
+
+@pytest.mark.parametrize("text", ["[" * 10_000, '["a", 3]', '"a"', "{}", ""])
+def test_json_that_is_no_list_of_texts(tmp_path, text):
+    folder = write(tmp_path, sources.table(range(2), caption=['\ufeff["a"]', text]))
+    with pytest.raises(ValueError, match=r"has 1 problem:\n  split 'test' row 1: "):
+        load_image_text(folder, columns=FLICKR, captions_as="json")
+
+
+def test_what_is_no_size_and_no_boxes(tmp_path):
+    boxes = [[[0.0, 0.0, 3.0, 4.0]], [[0.0, 0.0, float("inf"), 4.0]], [[5.0, 0.0, 3.0, 4.0]]]
+    table = sources.table(range(3), w=[32.0, float("inf"), 0.0], b=boxes)
+    with pytest.raises(ValueError, match="has 4 problems") as caught:
+        load_image_text(write(tmp_path, table), columns={**FLICKR, "width": "w", "boxes": "b"})
+    assert [problem.split(";")[0] for problem in caught.value.problems] == [
+        "split 'test' row 1: w is inf",
+        "split 'test' row 2: w is 0.0",
+        "split 'test' row 1: b is [[0.0, 0.0, inf, 4.0]]",
+        "split 'test' row 2: b is [[5.0, 0.0, 3.0, 4.0]]",
+    ]
+
+
+def test_folders_that_are_links(tmp_path):
+    """A cache of the Hub, or a larger disk; a loop of folders ends."""
+    folder, options = sources.parquet(tmp_path / "disk")
+    (tmp_path / "flickr").mkdir()
+    (tmp_path / "flickr" / "data").symlink_to(folder / "data")
+    (tmp_path / "flickr" / "loop").symlink_to(tmp_path / "flickr")
+    sources.expect(load_image_text(tmp_path / "flickr", **options), by_file)
+
+
+def test_an_image_in_two_splits_of_a_split_file(tmp_path):
+    entries = [{"filename": "0.jpg", "split": "train"}, {"filename": "0.jpg", "split": "test"}]
+    (tmp_path / "splits.json").write_text(json.dumps({"images": entries}))
+    with pytest.raises(ValueError, match="has images in two splits: 0.jpg"):
+        load_image_text(write(tmp_path, sources.table(range(1))), split_file=tmp_path / "splits.json", columns=FLICKR)
+
+
 def test_a_table_cannot_show_files_of_this_machine(tmp_path):
     sources.picture(0).save(tmp_path / "secret.png")
     table = sources.table(range(3)).to_list()
@@ -186,6 +244,8 @@ def test_a_table_cannot_show_files_of_this_machine(tmp_path):
         ({"captions_as": "csv"}, "captions_as is 'csv'; expected one of list, json, lines, text"),
         ({"columns": FLICKR, "revision": "main"}, "name and revision are of the Hub, and .* is a folder"),
         ({"columns": FLICKR, "max_images": 3}, "max_images is 3; expected at least 1, and streaming"),
+        ({"columns": FLICKR, "streaming": True, "max_images": float("inf")}, "max_images is inf; expected at least 1"),
+        ({"columns": FLICKR, "splits": {"test": None}}, "splits maps test to None; expected a name of the source"),
         ({"columns": FLICKR, "split_column": "a", "split_file": "b"}, "are both given; expected one of them"),
         ({"columns": FLICKR, "splits": {}, "split_file": "b"}, "are both given; expected one of them"),
         ({"columns": FLICKR, "streaming": True, "split_column": "split"}, "streaming goes without split_column"),

@@ -34,7 +34,7 @@ def test_another_field_and_characters_that_part_lines(tmp_path):
 def test_every_problem_is_listed(tmp_path):
     folder, _ = sources.image_folder(tmp_path)
     Image.new("RGB", (8, 8)).save(tmp_path.parent / "secret.png")
-    (folder / "link.png").symlink_to(tmp_path.parent / "secret.png")
+    (folder / "link.png").symlink_to("link.png")
     lines = [
         "{",
         '{"file_name": "0.png"}',
@@ -55,7 +55,12 @@ def test_every_problem_is_listed(tmp_path):
         load_image_text(folder)
     for number, problem in enumerate(
         ["no JSON", "no field 'text'", "not the expected", "(train/2.png): no caption", "(train/3.png): no caption"]
-        + ["train/gone.png is missing", "lies outside", "train//etc/passwd is missing", "lies outside"]
+        + [
+            "train/gone.png is missing",
+            "lies outside",
+            "train//etc/passwd is missing",
+            "../link.png cannot be read: Too many levels",
+        ]
         + ["not the expected"] * 3
         + ["no JSON (values nested too deep)"]
     ):

@@ -79,11 +79,11 @@ def test_a_long_list_of_problems_is_cut(coco):
         load(coco, lambda entries: entries.extend([{}] * 30))
 
 
-@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "link.png"])
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "deep/../../secret.png", "linked/../../secret.png"])
 def test_a_path_cannot_leave_the_image_folder(coco, name):
     folder, _ = coco
     Image.new("RGB", (8, 8)).save(folder / "secret.png")
-    (folder / "images" / "link.png").symlink_to(folder / "secret.png")
+    (folder / "images" / "linked").symlink_to(folder / "images" / "train2014")
 
     def change(entries):
         del entries[0]["filepath"]
@@ -93,9 +93,13 @@ def test_a_path_cannot_leave_the_image_folder(coco, name):
         load(coco, change)
 
 
-def test_an_empty_split_is_a_problem(coco):
-    with pytest.raises(ValueError, match="no image in split 'validation'"):
-        load(coco, lambda entries: entries.pop(2))
+def test_a_split_that_is_not_there_is_not_asked_for(coco):
+    assert list(load(coco, lambda entries: entries.pop(2))) == ["train", "test"]
+    options = {"image_folder": coco[0] / "images", "only": ["validation", "test"]}
+    with pytest.raises(ValueError, match=r"has no split 'validation'; it has train, test\."):
+        load_image_text(coco[0] / "dataset_coco.json", **options)
+    with pytest.raises(ValueError, match="has no image; expected some in train, validation, test"):
+        load(coco, lambda entries: entries.clear())
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,10 @@ def test_testall(tmp_path):
     for name in ("ims.npy", "caps.txt", "ids.txt"):
         (tmp_path / f"test_{name}").rename(tmp_path / f"testall_{name}")
     check(load_image_text(tmp_path, test="testall"))
-    with pytest.raises(FileNotFoundError, match=r"No test_ims.npy in .*expected it for the test split"):
-        load_image_text(tmp_path)
+    assert list(load_image_text(tmp_path)) == ["train", "validation"]
+    for options in ({"only": ["test"]}, {"test": "testone"}):
+        with pytest.raises(FileNotFoundError, match=r"No test(one)?_ims.npy in .*expected it for the test split"):
+            load_image_text(tmp_path, **options)
 
 
 def test_boxes_and_sizes(tmp_path):
@@ -131,6 +133,25 @@ def write(name, text):
     return lambda folder: (folder / name).write_text(text)
 
 
+def sizes(value):
+    return save("test_img_sizes.npy", np.float64([[640, 480], [640, value], [640, 480]]))
+
+
+def boxes(value):
+    array = np.tile(np.float32([1, 2, 3, 4]), (3, 4, 1))
+    array[2, 1, 3] = value
+    return save("test_boxes.npy", array)
+
+
+def header(shape):
+    """A .npy file with a header of a shape, or of anything else, that numpy would not write."""
+    content = {"descr": "<f4", "fortran_order": False, "shape": shape} if isinstance(shape, tuple) else shape
+    text = f"{content}\n".encode()
+    return lambda folder: (folder / "test_ims.npy").write_bytes(
+        b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(4 * 96)
+    )
+
+
 def shift_ids(folder):
     ids = [str(number) for number in sources.NUMBERS["test"] for _ in range(5)]
     (folder / "test_ids.txt").write_text("\n".join(["8", *ids[:-1]]) + "\n")
@@ -156,7 +177,20 @@ def shift_ids(folder):
         (write("test_ims.npy", ""), "test_ims.npy is no .npy file"),
         (save("test_boxes.npy", np.zeros((3, 36, 4))), r"test_boxes.npy has shape \[3, 36, 4\]; expected \[3, 4, 4\]"),
         (save("test_boxes.npy", np.float32([[[9, 9, 5, 5]] * 4] * 3)), "a box that ends before it begins"),
-        (save("test_img_sizes.npy", np.zeros((3, 2))), "test_img_sizes.npy has a size of 0.0; expected widths and"),
+        (
+            save("test_img_sizes.npy", np.zeros((3, 2))),
+            "test_img_sizes.npy has a size of 0.0 x 0.0 in row 0; expected widths and",
+        ),
+        (sizes(np.inf), "test_img_sizes.npy has a size of 640.0 x inf in row 1; expected .* from 1 to 2147483647"),
+        (sizes(np.nan), "test_img_sizes.npy has a size of 640.0 x nan in row 1"),
+        (sizes(0.5), "test_img_sizes.npy has a size of 640.0 x 0.5 in row 1"),
+        (sizes(2.0**31), "test_img_sizes.npy has a size of 640.0 x 2147483648.0 in row 1"),
+        (boxes(np.inf), r"test_boxes.npy row 2 has a box that is not finite, \[1.0, 2.0, 3.0, inf\]"),
+        (header((-3, 4, 8)), r"test_ims.npy has the shape \[-3, 4, 8\] in its header; expected counts from 0"),
+        (header((-3, -4, 8)), r"the shape \[-3, -4, 8\] in its header"),
+        (header((2**32, 2**32, 4)), "test_ims.npy is truncated"),
+        (header("[" * 4000), "test_ims.npy is no .npy file"),
+        (header({1: 2, "a": 3}), "test_ims.npy is no .npy file"),
         (save("test_img_sizes.npy", np.full((3,), {})), "test_img_sizes.npy holds object"),
     ],
 )
@@ -165,6 +199,13 @@ def test_bad_files(tmp_path, change, message):
     change(tmp_path)
     with pytest.raises(ValueError, match=message):
         load_image_text(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["captions_per_image", "validation_images"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 0, True, 1.0, "5"])
+def test_a_count_that_is_none(tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"{name} is .*; expected at least 1, as a whole number"):
+        load_image_text(sources.regions(tmp_path)[0], **{name: value})
 
 
 def test_text_that_is_no_utf8(tmp_path):

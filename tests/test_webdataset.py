@@ -3,7 +3,7 @@ import tarfile
 import pytest
 import sources
 
-from omit_hf.data import load_image_text
+from omit_hf.data import DataError, load_image_text
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +86,63 @@ def test_a_name_that_tells_no_split(tmp_path):
     (folder / "train-00001.tar").rename(folder / "00001.tar")
     with pytest.raises(ValueError, match=r"00001.tar tells no split; expected a name that begins with one of train"):
         load_image_text(folder)
+
+
+# --- samples that are not alike ---------------------------------------------------------------------------------------
+
+
+def pack(folder, *samples, name="train-0.tar"):
+    folder.mkdir(exist_ok=True)
+    add(folder / name, *[(f"{key:04d}.{ending}", text) for key, each in enumerate(samples) for ending, text in each])
+    return folder
+
+
+PNG = ("png", sources.png(0))
+GOOD = [PNG, ("txt", b"a")]
+
+
+@pytest.mark.parametrize("place", [1, 4, 6])
+@pytest.mark.parametrize("odd", [[PNG], [PNG, ("txt", b"a"), ("json", b"{}")], [("txt", b"a")]])
+def test_a_sample_of_other_files(tmp_path, place, odd):
+    """Within the first five `datasets` raises an error that names none; beyond them the rows tell."""
+    samples = [odd if number == place else GOOD for number in range(8)]
+    if place == 6 and len(odd) == 3:  # a file more than is needed, which nobody reads
+        assert len(load_image_text(pack(tmp_path / "archives", *samples))["train"]) == 8
+        return
+    message = f"train-0.tar sample {place:04d} has .*; expected png, txt, as most have" if place < 5 else "row 6: "
+    with pytest.raises(DataError, match=message) as caught:
+        load_image_text(pack(tmp_path / "archives", *samples))
+    assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize("place", [1, 6])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'{"captions": "a"}', "sample 000.: json.captions is text; expected a list of text, as most have"),
+        (b'{"captions": [{"raw": "a"}]}', "json.captions is a list of an object; expected a list of text"),
+        (b'{"captions": [3]}', "json.captions is a list of numbers; expected a list of text"),
+        (b"{", "sample 000.: its .json is no JSON"),
+        (b"[" * 10_000, r"sample 000.: its .json is no JSON \(values nested too deep\)"),
+    ],
+)
+def test_a_sample_of_other_fields(tmp_path, place, text, message):
+    samples = [[PNG, ("json", text if number == place else b'{"captions": ["a"]}')] for number in range(8)]
+    with pytest.raises(DataError, match=message):
+        load_image_text(
+            pack(tmp_path / "archives", *samples), columns={"captions": "json.captions"}, captions_as="list"
+        )
+
+
+@pytest.mark.parametrize("place", [0, 6])
+def test_text_that_is_no_utf8(tmp_path, place):
+    samples = [[PNG, ("txt", "a".encode("utf-16") if number == place else b"a")] for number in range(8)]
+    with pytest.raises(DataError, match=rf"train-0.tar sample 000{place}: its .txt is no UTF-8 text, but UTF-16"):
+        load_image_text(pack(tmp_path / "archives", *samples))
+
+
+def test_a_sample_without_the_field(tmp_path):
+    texts = [b'{"captions": ["a"]}', b'{"caption": ["a"]}', '\ufeff{"captions": ["b"]}'.encode()]
+    folder = pack(tmp_path / "archives", *[[PNG, ("json", text)] for text in texts])
+    with pytest.raises(DataError, match="has 1 problem:\n  split 'train' row 1: None is no list"):
+        load_image_text(folder, columns={"captions": "json.captions"}, captions_as="list")

@@ -289,7 +289,8 @@ def recall_of_products(folder: str) -> None:
     """What a coarser product changes for a trained model: recall, and the ten best captions of each image."""
     model, processor = OmitModel.from_pretrained(folder).eval(), OmitProcessor.from_pretrained(folder)
     recipe = read_recipe_file(Path(folder) / "recipe.yaml")
-    inputs = ImageTextInputs(load_image_text(recipe["data"], **(recipe["data_options"] or {}))["test"], processor)
+    data = load_image_text(recipe["data"], **{**(recipe["data_options"] or {}), "only": ["test"]})
+    inputs = ImageTextInputs(data["test"], processor)
     with torch.inference_mode():
         image = model.get_image_features(**inputs.images(range(inputs.num_images)))
         text = model.get_text_features(**inputs.texts(range(len(inputs))))

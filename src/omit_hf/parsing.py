@@ -1,9 +1,10 @@
-"""YAML and JSON that others wrote, read within bounds, and how their values are quoted in messages.
+"""Text, YAML and JSON that others wrote, read within bounds, and how their values are quoted in messages.
 
 A recipe may come with a model of the Hub, so a small file must not cost much: no aliases, which make a billion values
 of nine lines, no tags, and caps on size, depth and the length of numbers.
 """
 
+import io
 import json
 from pathlib import Path
 
@@ -15,11 +16,15 @@ MAX_BYTES = 2**20
 MAX_DEPTH = 50  # of lists and mappings within each other; a recipe has five
 MAX_NUMBER = 100  # characters; YAML reads 1:30:00 as a number too, and a long one of this kind takes minutes
 MAX_SHOWN = 80  # characters of a value in a message
+BYTE_ORDER_MARK = "\ufeff"
 
 
 def shown(value) -> str:
     """A value for a message: its repr, cut where it is long."""
-    return _cut(repr(value))
+    try:
+        return _cut(repr(value))
+    except RecursionError:
+        return f"a {type(value).__name__} nested too deep"
 
 
 def label(name) -> str:
@@ -32,17 +37,66 @@ def _cut(text: str) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
 
 
+def read_text(file: str | Path) -> str:
+    """The text of a UTF-8 file, with its line ends as they are and without a byte-order mark.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: what `decode_text` raises.
+    """
+    return decode_text(Path(file).read_bytes(), file)
+
+
+def text_lines(file: str | Path) -> list[str]:
+    """The lines of a UTF-8 file, each with its end: `\\n` alone, since a caption may hold other separators.
+
+    Raises:
+        OSError, ValueError: as `read_text`.
+    """
+    return [line.lstrip(BYTE_ORDER_MARK) for line in io.StringIO(read_text(file), newline="\n")]  # of files in a row
+
+
+def decode_text(content: bytes, where: str | Path) -> str:
+    """UTF-8 as text, without a byte-order mark.
+
+    Raises:
+        ValueError: if it is UTF-16 or no UTF-8, or holds a null character; begins with `where`.
+    """
+    check_encoding(content, where)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{where} is no UTF-8 text: line {line} has the byte {content[error.start]:#04x}. Save it anew as UTF-8."
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(
+            f"{where} line {line} has a null character, as UTF-16 has; expected UTF-8 text. Save it anew as UTF-8."
+        )
+    return text
+
+
+def check_encoding(beginning: bytes, where: str | Path) -> None:
+    """Raise a ValueError, which begins with `where`, if the first bytes of a text are the mark of UTF-16 or UTF-32."""
+    if beginning.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
+        kind = "UTF-32" if beginning.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")) else "UTF-16"
+        raise ValueError(f"{where} is no UTF-8 text, but {kind}. Save it anew as UTF-8.")
+
+
 def read_yaml(file: str | Path):
     """What a YAML file holds.
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is larger than 1 MiB, and what `parse_yaml` raises.
+        ValueError: if it is larger than 1 MiB, and what `check_encoding` and `parse_yaml` raise.
     """
     with Path(file).open("rb") as stream:
         content = stream.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise ValueError(f"{file} is larger than {MAX_BYTES} bytes; expected a smaller file, of fields and values.")
+    check_encoding(content, file)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -103,14 +157,14 @@ def parse_json(text: str, max_depth: int | None = MAX_DEPTH):
     """What JSON says.
 
     Args:
-        text: JSON.
+        text: JSON, perhaps with a byte-order mark.
         max_depth: of lists and mappings within each other; None for what Python reads, without a look at every value.
 
     Raises:
         ValueError: if it is no JSON, or nested too deep.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text.lstrip(BYTE_ORDER_MARK))
     except RecursionError:
         raise ValueError("values nested too deep") from None
     if max_depth is not None and _is_deeper(value, max_depth):

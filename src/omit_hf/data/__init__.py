@@ -6,7 +6,7 @@ A row is an image: `image` (a picture) or `region_features` (float32 [K, width])
 """
 
 from omit_hf.data.augmentation import Augmentation
-from omit_hf.data.checks import check_data, describe_split, find_problems, unreadable_images
+from omit_hf.data.checks import check_data, describe_split, find_duplicates, find_problems, unreadable_images
 from omit_hf.data.entities import load_entities
 from omit_hf.data.inputs import ImageTextInputs
 from omit_hf.data.loading import load_image_text
@@ -32,6 +32,7 @@ __all__ = [
     "cache_states",
     "check_data",
     "describe_split",
+    "find_duplicates",
     "find_problems",
     "load_coco_captions",
     "load_entities",

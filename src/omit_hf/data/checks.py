@@ -1,14 +1,19 @@
 """What is in the data, and all that is wrong with them: examples/inspect_data.py shows it, training checks it first."""
 
+import hashlib
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Image
 from tqdm.auto import tqdm
 
-from omit_hf.data.pictures import unreadable_pictures
+from omit_hf.data.pictures import stored_pictures, unreadable_pictures
 from omit_hf.data.schema import SPLITS, DataError
+from omit_hf.data.sources.npy import NpyRow
+from omit_hf.data.sources.picture_files import file_identity
 from omit_hf.data.words import count_words, word_spans
 
 MAX_WORDS = 1000  # a caption of more is a document, or a file read wrongly; tokenizers cut at a tenth of it or less
@@ -81,13 +86,20 @@ def find_problems(data: DatasetDict, splits: Sequence[str] = SPLITS, read_images
 
     Returns:
         A line for each: a split or column that is missing, an image without id or with that of another one (in any
-        split: that would be tested on what was trained on), without captions, with one that is empty or longer than
-        `MAX_WORDS` words; a picture that cannot be read, regions that are not finite.
+        split: that would be tested on what was trained on), or whose file or row of regions is that of another one
+        under whatever name, without captions, with one that is empty or longer than `MAX_WORDS` words; a picture that
+        cannot be read, regions that are not finite. Splits that are not asked for are not looked at.
     """
     problems = [f"no split {split!r}" for split in splits if split not in data]
     seen: dict[str, str] = {}
+    files: dict[tuple, str] = {}
     for split in [split for split in splits if split in data]:
         rows = data[split]
+        if not isinstance(rows, Dataset):
+            problems.append(
+                f"{split}: a stream, whose rows are not known; load it without streaming, or with max_images"
+            )
+            continue
         missing = [name for name in ("captions", "image_id") if name not in rows.column_names]
         if not {"image", "region_features"} & set(rows.column_names):
             missing.insert(0, "image or region_features")
@@ -96,19 +108,84 @@ def find_problems(data: DatasetDict, splits: Sequence[str] = SPLITS, read_images
             continue
         if len(rows) == 0:
             problems.append(f"{split}: no image")
-        ids = rows["image_id"]
+        ids, places = rows["image_id"], _places(rows)
         for number, (image_id, captions) in enumerate(zip(ids, rows["captions"], strict=True)):
             where = f"{split} image {number} ({image_id})"
+            name = posixpath.normpath(image_id) if image_id else image_id  # of which ./0.png is another spelling
             if not image_id:
                 problems.append(f"{where}: no image_id")
-            elif image_id in seen:
-                problems.append(f"{where}: the image_id is that of {seen[image_id]} too")
-            else:
-                seen[image_id] = f"{split} image {number}"
+            elif name in seen:
+                problems.append(f"{where}: the image_id is that of {seen[name]} too")
+            elif places[number] in files:
+                problems.append(f"{where}: its file is that of {files[places[number]]} too, under another name")
+            if image_id:
+                seen.setdefault(name, f"{split} image {number}")
+            if places[number] is not None:
+                files.setdefault(places[number], f"{split} image {number}")
             problems += [f"{where}: {problem}" for problem in _caption_problems(captions)]
         if read_images:
             problems += [f"{split} image {n} ({ids[n]}): {why}" for n, why in unreadable_images(rows).items()]
     return problems
+
+
+def find_duplicates(data: DatasetDict) -> list[str]:
+    """Images of the same content under two names, in a split or in two of them: of each a line.
+
+    Every picture is read, as it is stored and without decoding it, or all regions.
+    """
+    problems, seen = [], {}
+    for split, rows in data.items():
+        source = "image" if "image" in rows.column_names else "region_features"
+        ids = rows["image_id"]
+        rows = stored_pictures(rows) if source == "image" else rows.select_columns(source)
+        for number, row in enumerate(tqdm(rows, desc=f"Comparing images of {split}", leave=False)):
+            where = f"{split} image {number} ({ids[number]})"
+            try:
+                digest = _digest(row[source])
+            except OSError as error:
+                problems.append(f"{where}: cannot be read: {error}")
+                continue
+            if digest in seen:
+                what, of = ("its picture is", "that of") if source == "image" else ("its regions are", "those of")
+                problems.append(f"{where}: {what} byte for byte {of} {seen[digest]}")
+            seen.setdefault(digest, where)
+    return problems
+
+
+def _digest(stored) -> bytes:
+    if not isinstance(stored, dict):
+        array = np.ascontiguousarray(stored)
+        return hashlib.sha256(repr(array.shape).encode() + array.tobytes()).digest()
+    content = stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
+    return hashlib.sha256(content).digest()
+
+
+def _places(rows: Dataset) -> list[tuple | None]:
+    """Of each row the file that its picture is, or the file and the row of its regions; None for what is in no file."""
+    feature = rows.features.get("image")
+    if isinstance(feature, Image):
+        flat = stored_pictures(rows).flatten()  # so that no bytes are read
+        num_files = flat.data.column("image.bytes").null_count
+        if num_files == 0:
+            return [None] * len(rows)
+        paths = flat["image.path"]
+        if num_files < flat.data.num_rows:  # of a picture in the table the path is but a name
+            held = [content is not None for content in flat["image.bytes"]]
+            paths = [None if inside else path for path, inside in zip(paths, held, strict=True)]
+        return [_identity(path) for path in paths]
+    if isinstance(rows.features.get("region_features"), NpyRow):
+        stored = rows.select_columns("region_features").cast_column("region_features", NpyRow(decode=False))
+        found = [(each["path"], each["row"]) for each in stored["region_features"]]
+        identities = {path: _identity(path) for path, _ in set(found)}
+        return [None if identities[path] is None else (*identities[path], row) for path, row in found]
+    return [None] * len(rows)
+
+
+def _identity(path: str | None) -> tuple | None:
+    try:
+        return None if path is None else file_identity(path)
+    except (OSError, ValueError):  # not there, which opening it will tell
+        return None
 
 
 def unreadable_images(split: Dataset) -> dict[int, str]:

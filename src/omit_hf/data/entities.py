@@ -16,10 +16,12 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from omit_hf.data.phrases import NO_BOX
 from omit_hf.data.schema import DataError, listed
 from omit_hf.data.sources.scenes import FEATURES as SCENES_FEATURES
+from omit_hf.parsing import shown, text_lines
 
 logger = logging.getLogger(__name__)
 
 FOLDERS = {"Sentences": ".txt", "Annotations": ".xml"}
+MAX_PIXEL = 2**31 - 1
 NOT_VISUAL = "0"  # the chain of phrases that name nothing to be seen
 PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^\s/\[\]]+)+)\s+([^\[\]]*[^\[\]\s])\s*\]")
 FEATURES = Features(
@@ -160,11 +162,9 @@ def read_sentences(file: Path) -> list[tuple[str, list[tuple[int, int, str]]]]:
         ValueError: if it is no UTF-8 text, or its markup is not `[/EN#chain/type words]`, with perhaps more types.
     """
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")  # other separators may be in a caption
+        lines = [line.removesuffix("\n") for line in text_lines(file)]
     except FileNotFoundError:
         raise FileNotFoundError(f"{file} is missing.") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no UTF-8 text: {error}.") from error
     sentences = []
     for number, line in enumerate(lines, start=1):
         caption, phrases, done = "", [], 0
@@ -243,9 +243,12 @@ def _refuse_document_type(*_):
 def _whole(parent, name: str) -> int:
     text = None if parent is None else parent.findtext(name)
     try:
-        return int(text)
+        number = int(text)
     except (TypeError, ValueError):
-        raise ValueError(f"has {text!r} for {name}; expected a whole number") from None
+        number = None
+    if number is None or abs(number) > MAX_PIXEL:
+        raise ValueError(f"has {shown(text)} for {name}; expected a whole number, {MAX_PIXEL} at most")
+    return number
 
 
 def _edges(corners: list[int], width: int, height: int) -> list[int]:

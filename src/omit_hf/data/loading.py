@@ -14,23 +14,24 @@ from omit_hf.data.schema import listed
 from omit_hf.data.sources.coco import CAPTION_FILES, load_coco_captions
 from omit_hf.data.sources.compositions import load_compositions
 from omit_hf.data.sources.cutouts import CUTOUTS
-from omit_hf.data.sources.hub import load_hub
+from omit_hf.data.sources.hub import find_parquet, load_hub
 from omit_hf.data.sources.image_folder import METADATA, load_image_folder
 from omit_hf.data.sources.karpathy import load_karpathy
 from omit_hf.data.sources.regions import load_regions
 from omit_hf.data.sources.scenes import load_scenes
 from omit_hf.data.sources.webdataset import load_webdataset
+from omit_hf.parsing import text_lines
 
 logger = logging.getLogger(__name__)
 
-# What a folder of each kind has in it.
-FOLDERS: dict[Callable, str] = {
-    load_regions: "*_ims.npy",
-    load_coco_captions: next(iter(CAPTION_FILES)),
-    load_image_folder: f"*/{METADATA}",
-    load_webdataset: "*.tar",
-    load_compositions: CUTOUTS,
-    load_hub: "**/*.parquet",
+# What a folder of each kind has in it, of which the first that is there decides.
+FOLDERS: dict[Callable, Callable[[Path], Iterable[Path]]] = {
+    load_regions: lambda folder: folder.glob("*_ims.npy"),
+    load_coco_captions: lambda folder: (file for name in CAPTION_FILES for file in folder.glob(name)),
+    load_image_folder: lambda folder: folder.glob(f"*/{METADATA}"),
+    load_webdataset: lambda folder: folder.glob("*.tar"),
+    load_compositions: lambda folder: folder.glob(CUTOUTS),
+    load_hub: find_parquet,
 }
 KINDS = f"""'scenes'; the path of a Karpathy .json file; 'hub:user/name'; or a folder with
   train_ims.npy …, precomputed regions
@@ -42,7 +43,12 @@ KINDS = f"""'scenes'; the path of a Karpathy .json file; 'hub:user/name'; or a f
 
 
 def load_image_text(
-    source: str | Path, *, exclude: str | Path | Sequence[str] | None = None, skip_unreadable: bool = False, **options
+    source: str | Path,
+    *,
+    only: Sequence[str] | None = None,
+    exclude: str | Path | Sequence[str] | None = None,
+    skip_unreadable: bool = False,
+    **options,
 ) -> DatasetDict | IterableDatasetDict:
     """Load any known source of images and captions.
 
@@ -50,6 +56,8 @@ def load_image_text(
         source: `scenes`, the built-in benchmark; the path of a Karpathy JSON; a Hub data set as `hub:user/name` or
             `user/name`; or a folder of precomputed regions, COCO's annotations, image folders, WebDataset archives,
             cut-outs or parquet files.
+        only: the splits to load, such as `["test"]`; nothing else of the source is asked for, checked or opened. By
+            default those that it has.
         exclude: ids of images to leave out, or a file with an id a line (`examples/inspect_data.py --unreadable` writes
             one).
         skip_unreadable: open every picture first, and leave out those that cannot be; they are counted and named in a
@@ -58,10 +66,11 @@ def load_image_text(
             `load_image_folder`, `load_webdataset` or `load_compositions`.
 
     Returns:
-        `DatasetDict` with `train`, `validation` and `test`, or those of them that the source has.
+        `DatasetDict` with `train`, `validation` and `test`, or those of them that the source has or `only` names.
 
     Raises:
-        ValueError: if the source is none of these, or the loader has no such option; and what the loader raises.
+        ValueError: if the source is none of these, lacks a split of `only`, or the loader has no such option; and what
+            the loader raises.
     """
     load = loader_of(source)
     known = dict(inspect.signature(load).parameters)
@@ -79,9 +88,10 @@ def load_image_text(
     missing = [name for name, each in known.items() if each.default is each.empty and name not in options]
     if missing:
         raise ValueError(f"{load.__name__}, which reads {str(source)!r}, needs the option {listed(missing)}.")
+    options["only"] = only
     data = load(**options) if load is load_scenes else load(source, **options)
     if exclude is not None:
-        data = _without(data, _ids(exclude))
+        data = _without(data, _ids(exclude), whole=only is None)
     if skip_unreadable:
         data = _without_unreadable(data)
     return data
@@ -99,8 +109,8 @@ def loader_of(source: str | Path) -> Callable:
     if str(source).startswith("hub:"):
         return load_hub
     if path.is_dir():
-        for loader, pattern in FOLDERS.items():
-            if next(path.glob(pattern), None) is not None:
+        for loader, files in FOLDERS.items():
+            if any(True for _ in files(path)):
                 return loader
         raise ValueError(f"{source} holds no data that is known; expected {KINDS}")
     if path.suffix == ".json":
@@ -115,16 +125,17 @@ def _ids(exclude: str | Path | Sequence[str]) -> list[str]:
         return [str(each) for each in exclude]
     if not Path(exclude).is_file():
         raise FileNotFoundError(f"exclude is {str(exclude)!r}, which is not there; expected a file with an id a line.")
-    return [line.strip() for line in Path(exclude).read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in text_lines(exclude) if line.strip()]
 
 
-def _without(data: DatasetDict, excluded: list[str]) -> DatasetDict:
+def _without(data: DatasetDict, excluded: list[str], whole: bool) -> DatasetDict:
+    """The data without some images; where not all splits are loaded, the names may be those of other splits."""
     _refuse_streams(data, "exclude")
     places = {image_id: (split, n) for split, rows in data.items() for n, image_id in enumerate(rows["image_id"])}
     unknown = [image_id for image_id in excluded if image_id not in places]
-    if unknown:
+    if unknown and whole:
         raise ValueError(f"exclude names images that are not in the data: {listed(unknown)}.")
-    return _drop(data, {places[image_id] for image_id in excluded})
+    return _drop(data, {places[image_id] for image_id in excluded if image_id in places})
 
 
 def _without_unreadable(data: DatasetDict) -> DatasetDict:

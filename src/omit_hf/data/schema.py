@@ -1,8 +1,10 @@
 """The schema that every loader reaches, and the error that lists all that is wrong with a source."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from datasets import Features, Image, List, Value
+
+from omit_hf.parsing import BYTE_ORDER_MARK, shown
 
 SPLITS = ("train", "validation", "test")
 # What others call the splits.
@@ -39,8 +41,66 @@ class DataError(ValueError):
 
 
 def tidy(caption: str) -> str:
-    """A caption in one line, with single spaces."""
-    return " ".join(caption.split())
+    """A caption in one line, with single spaces and without a byte-order mark."""
+    return " ".join(caption.lstrip(BYTE_ORDER_MARK).split())
+
+
+def tidy_captions(captions: list) -> list[str]:
+    """The captions of an image, tidy.
+
+    Raises:
+        ValueError: if one is no text; names it.
+    """
+    wrong = next((n for n, caption in enumerate(captions) if not is_text(caption)), None)
+    if wrong is not None:
+        raise ValueError(f"caption {wrong} is {shown(captions[wrong])}; expected a text")
+    return [tidy(caption) for caption in captions]
+
+
+def is_text(value) -> bool:
+    """Whether a value is text that a file or a table can hold: JSON may also have halves of characters."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def chosen_splits(what: object, found: Iterable[str], only: Sequence[str] | None = None) -> list[str]:
+    """The splits that are loaded, in our order.
+
+    Args:
+        what: the source, for messages.
+        found: those that it has.
+        only: those that are wanted; None for all that it has.
+
+    Raises:
+        ValueError: if the source has none, or lacks one that is wanted.
+    """
+    found = [split for split in SPLITS if split in set(found)]
+    if only is None:
+        if not found:
+            raise ValueError(f"{what} has no image; expected some in {', '.join(SPLITS)}, or one of them.")
+        return found
+    check_only(only)
+    missing = [split for split in SPLITS if split in only and split not in found]
+    if missing:
+        listed_splits = " and ".join(f"no split {split!r}" for split in missing)
+        raise ValueError(f"{what} has {listed_splits}; it has {', '.join(found) or 'no image at all'}.")
+    return [split for split in found if split in only]
+
+
+def check_only(only: Sequence[str] | None) -> None:
+    """Raise a ValueError if `only` is no list of splits."""
+    if only is None:
+        return
+    if isinstance(only, str) or not isinstance(only, Sequence) or not only or not all(each in SPLITS for each in only):
+        raise ValueError(f"only is {shown(only)}; expected a list of some of {', '.join(SPLITS)}.")
+
+
+def check_count(name: str, value) -> None:
+    """Raise a ValueError if an option is no whole number from 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} is {shown(value)}; expected at least 1, as a whole number.")
 
 
 def listed(names: Iterable) -> str:

@@ -1,11 +1,14 @@
 """Word vectors from a text file: GloVe, word2vec or fastText."""
 
+import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from omit_hf.parsing import check_encoding
 
 
 @dataclass
@@ -51,6 +54,13 @@ def read_word_vectors(file: str | Path, vocabulary: Mapping[str, int], size: int
     promised, read = None, 0
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
+            if number == 1:
+                check_encoding(line, file)
+                line = line.removeprefix(codecs.BOM_UTF8)
+                if b"\0" in line:
+                    raise ValueError(
+                        f"{file} line 1 has a null byte, as UTF-16 has; expected UTF-8 text, numbers in it."
+                    )
             line = line.rstrip()
             spaces = line.count(b" ")
             if number == 1:

@@ -92,8 +92,8 @@ def ensemble(files: Sequence[str | Path]) -> tuple[np.ndarray, SplitPairs]:
     """
     if not files:
         raise ValueError("No similarity given; expected at least one file.")
-    places = [Path(file).resolve() for file in files]
-    twice = sorted({str(place) for place in places if places.count(place) > 1})
+    places = [os.path.realpath(file) for file in files]
+    twice = sorted({place for place in places if places.count(place) > 1})
     if twice:
         raise ValueError(f"{listed(twice)} is given more than once; expected each file once.")
     total, first = load_similarity(files[0])

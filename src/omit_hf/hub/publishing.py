@@ -30,7 +30,7 @@ from omit_hf.data.pictures import open_picture, stored_pictures
 from omit_hf.hub.endpoint import HANDLER_FILE, REQUIREMENTS_FILE, endpoint_files, missing_code, named_code, needed_code
 from omit_hf.modeling import OmitModel, OmitProcessor
 from omit_hf.modeling.backbones_omit import fit_tokenizer
-from omit_hf.parsing import parse_yaml
+from omit_hf.parsing import parse_yaml, read_text
 from omit_hf.training.checkpoints import CARD_FILE, METRICS_FILE, RECIPE_FILE, recipe_changes
 from omit_hf.training.recipe import Recipe
 from omit_hf.training.recipe_files import read_recipe_file, recipe_text
@@ -110,11 +110,11 @@ def prepare(
     if own_card:
         if sample is not None or licence is not None:
             raise ValueError("own_card is on, and sample or licence is given; expected them in the card itself.")
-        text, pictures, notes = (folder / CARD_FILE).read_text(encoding="utf-8"), {}, ()
+        text, pictures, notes = read_text(folder / CARD_FILE), {}, ()
     else:
         pictures, of_card, notes = _pictures(Recipe(**metrics["recipe"]), model, processor, sample)
         text = model_card({**metrics, "recipe": recipe}, repo_id, licence=licence, pictures=of_card)
-        if (folder / CARD_FILE).read_text(encoding="utf-8") != model_card(metrics):
+        if read_text(folder / CARD_FILE) != model_card(metrics):
             notes += (f"{CARD_FILE} is made anew and not the folder's, which is another; --own_card publishes that.",)
     if not named_code(folder):
         notes += (
@@ -348,8 +348,8 @@ def _pictures(
     number = sample or 0
     options = dict(recipe.data_options or {})
     if generated:  # of which a picture does not depend on how many there are
-        options |= {"train_size": 1, "validation_size": 1, "test_size": number + 3}
-    test = load_image_text(recipe.data, **options)["test"]
+        options |= {"test_size": number + 3}
+    test = load_image_text(recipe.data, **{**options, "only": ["test"]})["test"]
     if not 0 <= number < len(test):
         raise ValueError(f"sample is {number}; expected a test picture from 0 to {len(test) - 1}.")
     picture = open_picture(stored_pictures(test.select([number]))[0]["image"])

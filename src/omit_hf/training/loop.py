@@ -93,8 +93,9 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
         return json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
 
     set_seed(recipe.seed)
-    data = load_image_text(recipe.data, **(recipe.data_options or {}))
-    check_data(data, read_images=recipe.check_images)
+    used = ["train", "validation", *["test"] * recipe.test]
+    data = load_image_text(recipe.data, **{**(recipe.data_options or {}), "only": used})
+    check_data(data, used, read_images=recipe.check_images)
     data["train"] = shuffle_captions(data["train"], recipe.caption_noise, recipe.seed)
     model, processor = build_model(recipe, data["train"])
     word_vectors = None

@@ -12,6 +12,7 @@ from huggingface_hub import hf_hub_download
 
 from omit_hf.command_line import CommandParser
 from omit_hf.data import check_data, load_image_text
+from omit_hf.data.schema import SPLITS
 from omit_hf.modeling.configuration_omit import check_fields
 from omit_hf.modeling.matching_omit import MATCHING
 from omit_hf.parsing import read_yaml, shown
@@ -118,14 +119,14 @@ def data_of_model(model: str | Path, data: str | None = None, data_options: dict
 
 
 def load_split(data: str, data_options: dict, split: str) -> Dataset:
-    """One split of a source, checked.
+    """One split of a source, checked; the others need not be there.
 
     Raises:
         ValueError: if there is no such split, or with all that is wrong with it; and what `load_image_text` raises.
     """
-    splits = load_image_text(data, **data_options)
-    if split not in splits:
-        raise ValueError(f"split is {split!r}; expected one of {', '.join(splits)}.")
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}.")
+    splits = load_image_text(data, **{**data_options, "only": [split]})
     check_data(splits, [split])
     return splits[split]
 

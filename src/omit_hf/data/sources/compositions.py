@@ -5,13 +5,14 @@ by any of their names. The vocabulary is as large as the folder of cut-outs, and
 splits are never seen in training, though what they show is.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from datasets import DatasetDict
 from PIL import Image
 
-from omit_hf.data.schema import listed
+from omit_hf.data.schema import chosen_splits, listed
 from omit_hf.data.sources.cutouts import Cutouts, open_cutout, read_cutouts
 from omit_hf.data.sources.scene_captions import choose, describe, true_pairs
 from omit_hf.data.sources.scenes import background, check_sizes, generate_split
@@ -31,6 +32,7 @@ def load_compositions(
     seed: int = 0,
     validation_style: str | None = None,
     test_style: str | None = None,
+    only: Sequence[str] | None = None,
 ) -> DatasetDict:
     """Compose pictures from a folder of cut-outs.
 
@@ -44,6 +46,8 @@ def load_compositions(
         seed: seed of the content; the same seed gives the same bytes for the same folder.
         validation_style, test_style: the styles of these splits, which training does not see; the last but one and the
             last style of the folder by default, in the order in which `cutouts.jsonl` first names them.
+        only: the splits to compose, all three by default. Styles of the others need not be there: with none for
+            training, all concepts count as seen.
 
     Returns:
         `DatasetDict` in the schema of `omit_hf.data`; see `omit_hf.data.sources.scenes.FEATURES`. `relevant_captions`
@@ -56,12 +60,15 @@ def load_compositions(
     """
     sizes = {"train": train_size, "validation": validation_size, "test": test_size}
     check_sizes(sizes, seed)
+    chosen = chosen_splits(folder, sizes, only)
     cutouts = read_cutouts(folder)
-    styles = _styles_of_splits(folder, list(cutouts.drawings), validation_style, test_style)
-    trained = set().union(*(cutouts.drawings[style] for style in styles["train"]))
+    styles = _styles_of_splits(folder, list(cutouts.drawings), validation_style, test_style, chosen)
+    trained = set().union(*(cutouts.drawings[style] for style in styles["train"] or cutouts.drawings))
     truth = _Truth(cutouts.names)
     data = {}
     for number, (split, size) in enumerate(sizes.items()):
+        if split not in chosen:
+            continue
         hands = {}
         for style in styles[split]:
             concepts = [concept for concept in cutouts.drawings[style] if concept in trained]
@@ -78,20 +85,22 @@ def load_compositions(
     return DatasetDict(data)
 
 
-def _styles_of_splits(folder, styles: list[str], validation: str | None, test: str | None) -> dict[str, list[str]]:
+def _styles_of_splits(
+    folder, styles: list[str], validation: str | None, test: str | None, chosen: list[str]
+) -> dict[str, list[str]]:
     for name, style in (("validation_style", validation), ("test_style", test)):
         if style is not None and style not in styles:
             raise ValueError(f"{name} is {style!r}; expected a style of {folder}: {listed(styles)}.")
     test = test if test is not None else styles[-1]
     others = [style for style in styles if style != test]
     validation = validation if validation is not None else (others or styles)[-1]
-    if validation == test:
+    if validation == test and {"train", "validation"} & set(chosen):
         raise ValueError(
             f"validation_style and test_style are both {test!r}, of the styles {listed(styles)} of {folder}; expected "
             "two different ones beside those of training."
         )
     seen = [style for style in others if style != validation]
-    if not seen:
+    if not seen and "train" in chosen:
         raise ValueError(
             f"No style of {folder} is left for training beside {validation!r} for validation and {test!r} for test; "
             f"expected at least three styles, and it has {listed(styles)}."

@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 
 from omit_hf.data.pictures import MAX_PIXELS
 from omit_hf.data.schema import DataError, tidy
-from omit_hf.data.sources.image_folder import text_lines
+from omit_hf.data.sources.picture_files import file_identity, file_within
 from omit_hf.modeling.pictures_omit import upright
-from omit_hf.parsing import parse_json
+from omit_hf.parsing import label, parse_json, shown, text_lines
 
 CUTOUTS = "cutouts.jsonl"
 PAPER = 245  # the least value of the channels of white paper
@@ -48,7 +48,7 @@ def read_cutouts(folder: str | Path) -> Cutouts:
     Raises:
         FileNotFoundError: if there is no such folder, or no `cutouts.jsonl` in it.
         DataError: with every problem of the lines: no JSON, not the expected fields, no name or an empty one, a
-            drawing that is missing, outside the folder, unreadable or invisible.
+            drawing that is missing, outside the folder, there twice under any name, unreadable or invisible.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -57,7 +57,7 @@ def read_cutouts(folder: str | Path) -> Cutouts:
         raise FileNotFoundError(
             f"No {CUTOUTS} in {folder}; expected one that lists the cut-outs, a JSON object a line."
         )
-    root, found, problems, seen = folder.resolve(), Cutouts(), [], {}
+    found, problems, seen = Cutouts(), [], {}
     for number, line in enumerate(tqdm(text_lines(folder / CUTOUTS), desc="Reading cut-outs", leave=False), start=1):
         if not line.strip():
             continue
@@ -68,23 +68,19 @@ def read_cutouts(folder: str | Path) -> Cutouts:
             problems.append(f"{where}: {error}")
             continue
         try:
-            path = (root / file).resolve()
-            is_there = path.is_file()
-        except (OSError, ValueError) as error:  # too long, or with a null
-            problems.append(f"{where}: file is {file!r:.40}, which is no path: {error!s:.40}")
+            path = file_within(folder, file)
+        except ValueError as error:
+            problems.append(f"{where}: {error}")
             continue
-        if path in seen:
-            problems.append(f"{where}: {file} is there already, in {seen[path]}")
-        elif not path.is_relative_to(root):
-            problems.append(f"{where}: {file} lies outside the folder")
-        elif not is_there:
-            problems.append(f"{where}: {file} is missing")
+        place = file_identity(path)
+        if place in seen:
+            problems.append(f"{where}: {file} is there already, in {seen[place]}")
         else:
             try:
                 open_cutout(path)
             except Exception as error:  # PIL raises many kinds
                 problems.append(f"{where}: {file} cannot be used: {error}")
-        seen[path] = where
+        seen.setdefault(place, where)
         known = found.names.setdefault(concept, [])
         known += [name for name in names if name not in known]
         found.drawings.setdefault(style, {}).setdefault(concept, []).append(path)
@@ -102,16 +98,16 @@ def _entry(line: str) -> tuple[str, str, str, list[str]]:
     except ValueError as error:
         raise ValueError(f"no JSON ({error})") from error
     if not isinstance(entry, dict):
-        raise ValueError(f"{entry!r:.40} is no object; expected one with file, concept, style and names")
+        raise ValueError(f"{shown(entry)} is no object; expected one with file, concept, style and names")
     missing = [name for name in ("file", "concept", "style", "names") if name not in entry]
     if missing:
-        raise ValueError(f"no {', '.join(missing)}; it has {', '.join(entry)}")
+        raise ValueError(f"no {', '.join(missing)}; it has {label(', '.join(entry))}")
     for name in ("file", "concept", "style"):
         if not isinstance(entry[name], str) or not entry[name].strip():
-            raise ValueError(f"{name} is {entry[name]!r:.40}; expected a text that is not empty")
+            raise ValueError(f"{name} is {shown(entry[name])}; expected a text that is not empty")
     names = entry["names"]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise ValueError(f"names is {names!r:.80}; expected a list of texts, at least one and none of them empty")
+        raise ValueError(f"names is {shown(names)}; expected a list of texts, at least one and none of them empty")
     return entry["file"], tidy(entry["concept"]), tidy(entry["style"]), [tidy(name) for name in names]
 
 

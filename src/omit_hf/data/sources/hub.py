@@ -1,16 +1,20 @@
 """Data sets of the Hub, or folders of parquet files, to the schema of `omit_hf.data`."""
 
+import os
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, IterableDatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
-from omit_hf.data.schema import SPLIT_NAMES, listed
+from omit_hf.data.schema import SPLIT_NAMES, check_count, check_only, listed
 from omit_hf.data.sources.karpathy import KARPATHY_SPLITS, read_karpathy
-from omit_hf.data.sources.tables import Columns, streams_to_schema, tables_to_schema
+from omit_hf.data.sources.picture_files import file_identity
+from omit_hf.data.sources.tables import Columns, split_plan, streams_to_schema, tables_to_schema
+from omit_hf.parsing import label
 
 
 def load_hub(
@@ -26,6 +30,7 @@ def load_hub(
     revision: str | None = None,
     streaming: bool = False,
     max_images: int | None = None,
+    only: Sequence[str] | None = None,
 ) -> DatasetDict | IterableDatasetDict:
     """Load a data set of the Hub, or of local parquet files, by a declared mapping of its columns and splits.
 
@@ -62,6 +67,8 @@ def load_hub(
             `IterableDatasetDict`, to look at or to work through once; training numbers and shuffles all pairs, so it
             needs `max_images` as well.
         max_images: with `streaming`, fetch so many images of each split and no more, into memory: for a trial.
+        only: the splits to load; rows of others are not looked at, nor local files of theirs. By default those that the
+            source has.
 
     Returns:
         `DatasetDict` in the schema of `omit_hf.data` with those of the splits that the source has; its pictures are in
@@ -72,6 +79,7 @@ def load_hub(
         ValueError: if the mapping does not fit the source, or with every problem of its rows.
     """
     mapping = Columns.declared(columns, captions_as)
+    check_only(only)
     if splits is not None and split_file is not None:
         raise ValueError("splits and split_file are both given; expected one of them.")
     if split_column is not None and split_file is not None:
@@ -82,18 +90,36 @@ def load_hub(
         raise ValueError(
             "streaming goes without split_column, split_file, image_folder, width, height and boxes; leave out either."
         )
-    if max_images is not None and (not streaming or max_images < 1):
-        raise ValueError(f"max_images is {max_images}; expected at least 1, and streaming.")
-    tables = _load(str(source), name, revision, streaming)
+    if max_images is not None:
+        check_count("max_images", max_images)
+        if not streaming:
+            raise ValueError(f"max_images is {max_images}; expected at least 1, and streaming.")
+    tables = _load(str(source), name, revision, streaming, splits, None if split_column or split_file else only)
     if streaming:
-        return streams_to_schema(str(source), tables, mapping, splits, max_images)
+        return streams_to_schema(str(source), tables, mapping, splits, max_images, only)
 
     split_of = None
     if split_column is not None:
         split_of = _by_column(split_column)
     elif split_file is not None:
-        split_of = _by_file(split_file, mapping)
-    return tables_to_schema(str(source), tables, mapping, splits, split_of, image_folder)
+        split_of = _by_file(split_file, mapping, only)
+    return tables_to_schema(str(source), tables, mapping, splits, split_of, image_folder, only)
+
+
+def find_parquet(folder: Path) -> list[Path]:
+    """All parquet files in a folder and those below it, also where these are links; a folder that links lead to twice
+    counts once.
+    """
+    found, seen = [], set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        identity = file_identity(place)
+        if identity in seen:
+            folders.clear()
+            continue
+        seen.add(identity)
+        folders.sort()
+        found += [Path(place) / name for name in files if name.endswith(".parquet")]
+    return sorted(found)
 
 
 def parquet_files(folder: Path) -> dict[str, list[str]]:
@@ -103,7 +129,7 @@ def parquet_files(folder: Path) -> dict[str, list[str]]:
         ValueError: if neither names a split.
     """
     files = defaultdict(list)
-    for file in sorted(folder.rglob("*.parquet")):
+    for file in find_parquet(folder):
         names = [re.split(r"[-._]", file.name)[0], file.parent.name]
         split = next((name for name in names if name in SPLIT_NAMES), None)
         if split is None:
@@ -114,13 +140,18 @@ def parquet_files(folder: Path) -> dict[str, list[str]]:
     return dict(files)
 
 
-def _load(source: str, name: str | None, revision: str | None, streaming: bool):
+def _load(source: str, name: str | None, revision: str | None, streaming: bool, splits: dict | None, only):
+    """The tables of a source; of a folder those alone that make the splits of `only`."""
     folder = Path(source)
     try:
         if folder.is_dir():
             if name is not None or revision is not None:
                 raise ValueError(f"name and revision are of the Hub, and {source} is a folder; leave them out.")
-            return load_dataset("parquet", data_files=parquet_files(folder), streaming=streaming)
+            files = parquet_files(folder)
+            if only is not None:
+                plan = split_plan(source, files, splits, only)
+                files = {name: files[name] for theirs in plan.values() for name in theirs}
+            return load_dataset("parquet", data_files=files, streaming=streaming)
         return load_dataset(source.removeprefix("hub:"), name, revision=revision, streaming=streaming)
     except DatasetNotFoundError as error:
         raise FileNotFoundError(
@@ -139,19 +170,23 @@ def _by_column(column: str):
     return split_of
 
 
-def _by_file(file: str | Path, columns: Columns):
+def _by_file(file: str | Path, columns: Columns, only: Sequence[str] | None):
     entries = read_karpathy(file)
     try:
         by_name = {entry["filename"]: KARPATHY_SPLITS[entry["split"]] for entry in entries}
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{file} has an entry without a filename or a known split: {error!r}.") from error
+        raise ValueError(f"{file} has an entry without a filename or a known split: {label(repr(error))}.") from error
+    twice = [entry["filename"] for entry in entries if by_name[entry["filename"]] != KARPATHY_SPLITS[entry["split"]]]
+    if twice:
+        raise ValueError(f"{file} has images in two splits: {listed(twice)}; expected each in one.")
     if columns.image_id is None:
         raise ValueError("split_file is given without a column of file names; expected columns: {image_id: …}.")
 
     def split_of(table: Dataset) -> list[str | None]:
         columns.check(table.column_names, "the source")
         names = [str(value) for value in table[columns.image_id]]
-        missing = sorted(by_name.keys() - set(names))
+        wanted = {name for name, split in by_name.items() if only is None or split in only}
+        missing = sorted(wanted - set(names))
         if missing:
             raise ValueError(
                 f"{file} names {len(missing)} images that are not in column {columns.image_id!r}: {listed(missing)}. "

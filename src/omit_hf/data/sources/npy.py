@@ -5,6 +5,7 @@ and a file of any size stays where it is. A row is read with one call of the ope
 the pages of a map count as resident memory of every process that touched them, 33 GB after an epoch of COCO's regions.
 """
 
+import math
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 from datasets.features.features import register_feature
 from datasets.table import array_cast
+
+from omit_hf.parsing import label
 
 
 @dataclass
@@ -75,7 +78,8 @@ def array_layout(path: str | Path) -> tuple[tuple[int, ...], np.dtype, int]:
 
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: if it is no `.npy` file of numbers in C order, or shorter than its header says.
+        ValueError: if it is no `.npy` file of numbers in C order, its header has a negative count, or it is shorter
+            than that says.
     """
     path = Path(path)
     if not path.is_file():
@@ -86,16 +90,22 @@ def array_layout(path: str | Path) -> tuple[tuple[int, ...], np.dtype, int]:
             read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
             shape, in_columns, dtype = read_header[version](file)
             offset = file.tell()
-    except (ValueError, KeyError, EOFError) as error:
-        raise ValueError(f"{path} is no .npy file: {error}.") from error
+    except OSError:
+        raise
+    except Exception as error:  # numpy evaluates the header, which raises many kinds
+        raise ValueError(f"{path} is no .npy file: {label(error)}.") from error
     if dtype.kind not in "fiu" or in_columns or not shape:
         order = "column" if in_columns else "row"
         raise ValueError(
             f"{path} holds {dtype} {list(shape)} in {order} order; expected rows of numbers in row order. Save it "
             "anew: np.save(file, np.ascontiguousarray(array, dtype=np.float32))."
         )
+    if min(shape) < 0:
+        raise ValueError(
+            f"{path} has the shape {list(shape)} in its header; expected counts from 0. Save it anew with np.save."
+        )
     size = path.stat().st_size
-    expected = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    expected = offset + math.prod(shape) * dtype.itemsize  # Python's integers, which do not overflow
     if size < expected:
         raise ValueError(
             f"{path} is truncated: its header says {list(shape)} of {dtype}, {expected} bytes, and it has {size}. "

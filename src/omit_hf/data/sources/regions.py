@@ -1,26 +1,35 @@
 """Precomputed regions, the layout of SCAN and VSE∞ that most work on Flickr30K and COCO shares."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, List, Value
 
-from omit_hf.data.schema import DataError, tidy
+from omit_hf.data.schema import DataError, check_count, check_only, chosen_splits, tidy
 from omit_hf.data.sources.npy import NpyRow, array_layout, read_row
+from omit_hf.parsing import text_lines
 
 FEATURES = Features(
     {"region_features": NpyRow(), "captions": List(Value("string")), "image_id": Value("string")}
 )  # region_features [K, width]
 BOX_FEATURES = Features({"boxes": NpyRow()})  # [K, 4]: x0, y0, x1, y1 in pixels
+FILES = ("ims.npy", "caps.txt", "ids.txt")  # of a split, after its prefix
+MAX_SIDE = 2**31 - 1  # pixels
 SIZE_FEATURES = Features({"width": Value("int32"), "height": Value("int32")})
 
 
 def load_regions(
-    folder: str | Path, test: str = "test", captions_per_image: int = 5, validation_images: int | None = None
+    folder: str | Path,
+    test: str = "test",
+    captions_per_image: int = 5,
+    validation_images: int | None = None,
+    only: Sequence[str] | None = None,
 ) -> DatasetDict:
     """Load regions that a detector has found beforehand.
 
-    For each of `train`, `dev` and the test split the folder holds
+    For each of `train`, `dev` and the test split, or those of them that there are, the folder holds
 
     - `{split}_ims.npy`, numbers [N, K, width], usually [N, 36, 2048]: an image a row, or each image once a caption, in
       successive rows that are equal;
@@ -39,6 +48,7 @@ def load_regions(
         test: the prefix of the test split; COCO has `test` (1K) and `testall` (5K).
         captions_per_image: captions of an image.
         validation_images: take the first so many of dev, as SCAN's and VSE∞'s code takes 1000. All by default.
+        only: the splits to load; files of others are not looked at. By default those of which the folder has a file.
 
     Returns:
         `DatasetDict` with columns `region_features` (float32 [K, width]), `captions`, `image_id`, and `boxes` (float32
@@ -49,25 +59,32 @@ def load_regions(
         ValueError: if an option is out of range, or with every problem of the files: a truncated array, another shape,
             counts or ids that do not match, an empty caption.
     """
-    folder = Path(folder).resolve()  # since rows are read later, perhaps from another working directory
+    folder = Path(os.path.abspath(folder))  # since rows are read later, perhaps from another working directory
     for name, value in {"captions_per_image": captions_per_image, "validation_images": validation_images}.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}; expected at least 1.")
+        if value is not None or name == "captions_per_image":
+            check_count(name, value)
+    check_only(only)
     data, problems = {}, []
     for split, prefix in {"train": "train", "validation": "dev", "test": test}.items():
-        for name in ("ims.npy", "caps.txt", "ids.txt"):
-            if not (folder / f"{prefix}_{name}").is_file():
-                hint = " If you have none, number the images: a different number a line." if name == "ids.txt" else ""
-                raise FileNotFoundError(f"No {prefix}_{name} in {folder}; expected it for the {split} split.{hint}")
+        absent = [name for name in FILES if not (folder / f"{prefix}_{name}").is_file()]
+        # A prefix that is given is wanted, unless it is left out.
+        wanted = (
+            split in only if only is not None else len(absent) < len(FILES) or prefix not in ("train", "dev", "test")
+        )
+        if not wanted:
+            continue
+        if absent:
+            hint = " If you have none, number the images: a different number a line." if absent == ["ids.txt"] else ""
+            raise FileNotFoundError(f"No {prefix}_{absent[0]} in {folder}; expected it for the {split} split.{hint}")
         columns, features, found = _columns(folder, prefix, captions_per_image, may_have_more=prefix == "dev")
         problems += found
         if not problems:
             data[split] = Dataset.from_dict(columns, features=features, split=split)
     if problems:
         raise DataError(str(folder), problems)
-    if validation_images is not None:
+    if validation_images is not None and "validation" in data:
         data["validation"] = data["validation"].select(range(min(validation_images, len(data["validation"]))))
-    return DatasetDict(data)
+    return DatasetDict({split: data[split] for split in chosen_splits(folder, data, only)})
 
 
 def _columns(folder: Path, prefix: str, each: int, may_have_more: bool) -> tuple[dict, Features, list[str]]:
@@ -103,17 +120,13 @@ def _columns(folder: Path, prefix: str, each: int, may_have_more: bool) -> tuple
         if boxes.is_file():
             _expect_shape(boxes, (rows, array_layout(regions)[0][1], 4))
             corners = np.load(boxes, mmap_mode="r", allow_pickle=False)[numbers.start : numbers.stop : numbers.step]
-            if not (corners[..., :2] <= corners[..., 2:]).all():
-                raise ValueError(
-                    f"{boxes.name} has a box that ends before it begins; expected x0, y0, x1, y1 in pixels."
-                )
+            _check_boxes(boxes, corners, numbers)
             columns["boxes"] = [{"path": str(boxes), "row": row} for row in numbers]
             features |= BOX_FEATURES
         if sizes.is_file():
             _expect_shape(sizes, (rows, 2))
             pixels = np.load(sizes, allow_pickle=False)[numbers.start : numbers.stop : numbers.step]
-            if not (pixels >= 1).all():
-                raise ValueError(f"{sizes.name} has a size of {pixels.min()}; expected widths and heights in pixels.")
+            _check_sizes(sizes, pixels, numbers)
             columns |= {"width": pixels[:, 0].astype(np.int32), "height": pixels[:, 1].astype(np.int32)}
             features |= SIZE_FEATURES
     except ValueError as error:
@@ -122,11 +135,30 @@ def _columns(folder: Path, prefix: str, each: int, may_have_more: bool) -> tuple
 
 
 def _lines(file: Path) -> list[str]:
-    try:
-        with file.open(encoding="utf-8", newline="\n") as lines:  # of which a caption may hold other separators
-            return [tidy(line) for line in lines]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no UTF-8 text: {error}.") from error
+    return [tidy(line) for line in text_lines(file)]
+
+
+def _check_boxes(file: Path, corners: np.ndarray, numbers: range) -> None:
+    finite = np.isfinite(corners).all(-1)
+    good = finite & (corners[..., :2] <= corners[..., 2:]).all(-1)
+    if not good.all():
+        image, box = np.argwhere(~good)[0]
+        what = "a box that ends before it begins" if finite[image, box] else "a box that is not finite"
+        raise ValueError(
+            f"{file.name} row {numbers[image]} has {what}, {corners[image, box].tolist()}; expected x0, y0, x1, y1 in "
+            "pixels."
+        )
+
+
+def _check_sizes(file: Path, pixels: np.ndarray, numbers: range) -> None:
+    good = ((pixels >= 1) & (pixels <= MAX_SIDE) & (pixels == np.round(pixels))).all(-1)
+    if not good.all():
+        image = np.argmin(good)
+        size = " x ".join(map(str, pixels[image].tolist()))
+        raise ValueError(
+            f"{file.name} has a size of {size} in row {numbers[image]}; expected widths and heights in pixels, whole "
+            f"numbers from 1 to {MAX_SIDE}."
+        )
 
 
 def _rows(file: Path, count: int, each: int, may_have_more: bool) -> tuple[int, int]:

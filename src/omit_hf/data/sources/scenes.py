@@ -11,13 +11,14 @@ the object that it names and, on the test split, every caption of the split that
 
 import functools
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
+from omit_hf.data.schema import check_count, chosen_splits
 from omit_hf.data.sources.scene_captions import choose, describe, true_pairs
 
 IMAGE_SIZE = 96  # pixels
@@ -79,6 +80,7 @@ def load_scenes(
     validation_size: int = SPLIT_SIZES["validation"],
     test_size: int = SPLIT_SIZES["test"],
     seed: int = 0,
+    only: Sequence[str] | None = None,
 ) -> DatasetDict:
     """Generate Scenes.
 
@@ -86,6 +88,7 @@ def load_scenes(
         train_size, validation_size, test_size: images in each split. Image number `n` of a split does not depend on
             the sizes, so a smaller split is a prefix of a larger one.
         seed: seed of the content; the same seed gives the same bytes on every machine.
+        only: the splits to generate, all three by default.
 
     Returns:
         `DatasetDict` in the schema of `omit_hf.data`; see `FEATURES`.
@@ -96,16 +99,18 @@ def load_scenes(
     sizes = {"train": train_size, "validation": validation_size, "test": test_size}
     check_sizes(sizes, seed)
     return DatasetDict(
-        {split: generate_split("scenes", split, size, seed, _make, _true_pairs) for split, size in sizes.items()}
+        {
+            split: generate_split("scenes", split, sizes[split], seed, _make, _true_pairs)
+            for split in chosen_splits("scenes", sizes, only)
+        }
     )
 
 
 def check_sizes(sizes: dict[str, int], seed: int) -> None:
     """Raise ValueError if the size of a split is not positive, the seed is negative, or one of them is no integer."""
     for split, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{split}_size is {size!r}; expected at least 1 image, as an integer.")
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        check_count(f"{split}_size", size)
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise ValueError(f"seed is {seed!r}; expected an integer from 0 to 2**32 - 1.")
 
 

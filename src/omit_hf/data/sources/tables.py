@@ -1,6 +1,7 @@
 """From tables of `datasets`, with columns and splits of any name, to the schema of `omit_hf.data`."""
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,10 +16,22 @@ from datasets import (
     concatenate_datasets,
 )
 
-from omit_hf.data.schema import FEATURES, SPLIT_NAMES, SPLITS, DataError, listed, tidy
+from omit_hf.data.schema import (
+    FEATURES,
+    SPLIT_NAMES,
+    SPLITS,
+    DataError,
+    chosen_splits,
+    is_text,
+    listed,
+    tidy,
+    tidy_captions,
+)
 from omit_hf.data.sources.picture_files import PictureFiles
-from omit_hf.parsing import parse_json
+from omit_hf.parsing import parse_json, shown
 
+BOXES = "a list of boxes, each x0, y0, x1, y1 in pixels, finite and not ending before it begins"
+SIDE = "a whole number of pixels, at least 1"
 KEPT = ("width", "height", "boxes")  # columns of the schema that a table may have too
 
 
@@ -88,15 +101,15 @@ class Columns:
 
 def _as_list(value) -> list[str]:
     if not isinstance(value, list):
-        raise ValueError(f"{value!r:.60} is no list; captions_as says what it is: {', '.join(PARSERS)}")
-    return [tidy(caption) for caption in value]
+        raise ValueError(f"{shown(value)} is no list; captions_as says what it is: {', '.join(PARSERS)}")
+    return tidy_captions(value)
 
 
 def _as_json(value) -> list[str]:
     try:
-        found = parse_json(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{value!r:.60} is no JSON list ({error})") from error
+        found = parse_json(_text(value))
+    except ValueError as error:
+        raise ValueError(f"{shown(value)} is no JSON list ({error})") from error
     return _as_list(found)
 
 
@@ -109,8 +122,8 @@ def _as_text(value) -> list[str]:
 
 
 def _text(value) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r:.60} is no text; captions_as says what it is: {', '.join(PARSERS)}")
+    if not is_text(value):
+        raise ValueError(f"{shown(value)} is no text; captions_as says what it is: {', '.join(PARSERS)}")
     return value
 
 
@@ -122,27 +135,43 @@ PARSERS: dict[str, Callable[..., list[str]]] = {
 }
 
 
-def split_plan(found: Iterable[str], splits: dict | None) -> dict[str, list[str]]:
+def split_plan(
+    what: object, found: Iterable[str], splits: dict | None, only: Sequence[str] | None = None
+) -> dict[str, list[str]]:
     """Which of the splits found make each of ours.
 
     Args:
+        what: the source, for messages.
         found: names in the source.
         splits: ours → theirs, or a list of theirs; by default by their usual names, such as `val` and `restval`.
+        only: those of ours that are wanted; by default all that are found.
 
     Raises:
-        ValueError: if a name is unknown, is not found or serves twice.
+        ValueError: if a name is unknown and may be that of a split that is wanted, is not found or serves twice; or
+            there is no split that is wanted.
     """
-    found = list(found)
+    plan = _whole_plan(list(found), splits, only)
+    return {ours: plan[ours] for ours in chosen_splits(what, plan, only)}
+
+
+def _whole_plan(found: list[str], splits: dict | None, only: Sequence[str] | None) -> dict[str, list[str]]:
     if splits is None:
         unknown = [name for name in found if name not in SPLIT_NAMES]
-        if unknown:
+        ours = {SPLIT_NAMES[name] for name in found if name in SPLIT_NAMES}
+        if unknown and not (only is not None and set(only) <= ours):
             raise ValueError(
                 f"splits {listed(unknown)} are unknown; map them with the option splits: {{train: …, validation: …, "
                 f"test: …}}. The source has {listed(found)}."
             )
         usual = [name for name in SPLIT_NAMES if name in found]
         return {ours: theirs for ours in SPLITS if (theirs := [name for name in usual if SPLIT_NAMES[name] == ours])}
-    plan = {ours: [theirs] if isinstance(theirs, str) else list(theirs) for ours, theirs in splits.items()}
+    plan = {}
+    for ours, theirs in splits.items():
+        plan[ours] = [theirs] if isinstance(theirs, str) else theirs
+        if not isinstance(plan[ours], list | tuple) or not all(isinstance(name, str) for name in plan[ours]):
+            raise ValueError(
+                f"splits maps {ours} to {shown(theirs)}; expected a name of the source, or a list of them."
+            )
     named = [name for theirs in plan.values() for name in theirs]
     if not plan.keys() <= set(SPLITS) or not plan:
         raise ValueError(f"splits maps {listed(plan) or 'nothing'}; expected some of {', '.join(SPLITS)}.")
@@ -150,7 +179,7 @@ def split_plan(found: Iterable[str], splits: dict | None) -> dict[str, list[str]
         raise ValueError(f"splits names {listed(sorted(set(named) - set(found)))}; the source has {listed(found)}.")
     if len(set(named)) < len(named):
         raise ValueError(f"splits names {listed(sorted({name for name in named if named.count(name) > 1}))} twice.")
-    return {ours: plan[ours] for ours in SPLITS if ours in plan}
+    return plan
 
 
 def tables_to_schema(
@@ -160,6 +189,7 @@ def tables_to_schema(
     splits: dict | None = None,
     split_of: Callable[[Dataset], list[str | None]] | None = None,
     image_folder: str | Path | None = None,
+    only: Sequence[str] | None = None,
 ) -> DatasetDict:
     """Splits in the schema; pictures stay in the files where `datasets` keeps them.
 
@@ -170,18 +200,23 @@ def tables_to_schema(
         splits: see `split_plan`.
         split_of: gives a split's name for every row of a table, None to leave it out; by default that of the table.
         image_folder: where the pictures are, if not in the table.
+        only: the splits that are wanted; rows of others are not looked at.
 
     Raises:
         ValueError: with every problem of the rows; see `Columns` and `split_plan`.
     """
     problems, parts, sources = [], {}, {}
+    labels = {name: [name] * len(table) if split_of is None else split_of(table) for name, table in tables.items()}
+    found = {label for each in labels.values() for label in each if label is not None}
+    plan = split_plan(what, sorted(found, key=str), splits, only)
+    wanted = {name for theirs in plan.values() for name in theirs}
     for name, table in tables.items():
+        kept = [label if label in wanted else None for label in labels[name]]
+        if not any(label is not None for label in kept):
+            continue
         columns.check(table.column_names, f"split {name!r} of {what}")
-        labels = [name] * len(table) if split_of is None else split_of(table)
-        parts[name] = _read(name, table, columns, labels, problems)
+        parts[name] = _read(name, table, columns, kept, problems)
         sources[name] = table
-    labels = {label for rows in parts.values() for label in rows.labels if label is not None}
-    plan = split_plan(sorted(labels, key=str), splits)
     if image_folder is not None:
         return _from_files(what, parts, sources, columns, plan, image_folder, problems)
 
@@ -211,6 +246,7 @@ def streams_to_schema(
     columns: Columns,
     splits: dict | None = None,
     max_images: int | None = None,
+    only: Sequence[str] | None = None,
 ) -> IterableDatasetDict | DatasetDict:
     """Splits in the schema, row by row as they come; or the first `max_images` of each, in memory.
 
@@ -220,7 +256,7 @@ def streams_to_schema(
     """
     if columns.captions_as == "text":
         raise ValueError("captions_as is 'text', whose images are gathered from all rows; a stream cannot do that.")
-    plan = split_plan(list(streams), splits)
+    plan = split_plan(what, list(streams), splits, only)
     data = {}
     for ours, theirs in plan.items():
         stream = concatenate_datasets([_stream(what, name, streams[name], columns) for name in theirs])
@@ -253,10 +289,8 @@ def _read(name: str, table: Dataset, columns: Columns, labels: list, problems: l
         if label is None:
             continue
         try:
-            captions[-1] = parse(value)
-            if not captions[-1] or not all(captions[-1]):
-                raise ValueError("no caption, or an empty one")
-        except (ValueError, AttributeError) as error:
+            captions[-1] = _captions(parse, value)
+        except ValueError as error:
             problems.append(f"split {name!r} row {number}: {error}")
     if columns.image_id is None:
         ids = [f"{name}-{number}" for number in range(len(table))]
@@ -264,10 +298,37 @@ def _read(name: str, table: Dataset, columns: Columns, labels: list, problems: l
         ids = ["" if value is None else str(value) for value in table[columns.image_id]]
     wanted = [n for n, label in enumerate(labels) if label is not None]
     problems += [f"split {name!r} row {n}: no {columns.image_id}" for n in wanted if not ids[n]]
+    for ours, theirs in columns.kept.items():
+        fits, expected = (_is_boxes, BOXES) if ours == "boxes" else (_is_side, SIDE)
+        for number, value in enumerate(table[theirs]):
+            if labels[number] is not None and not fits(value):
+                problems.append(f"split {name!r} row {number}: {theirs} is {shown(value)}; expected {expected}")
     rows = _Rows(captions, ids, list(labels))
     if columns.captions_as == "text":
         _gather(name, rows, problems)
     return rows
+
+
+def _captions(parse: Callable[..., list[str]], value) -> list[str]:
+    captions = parse(value)
+    if not captions or not all(captions):
+        raise ValueError("no caption, or an empty one")
+    return captions
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_side(value) -> bool:
+    return _is_number(value) and 1 <= value < 2**31 and value == int(value)
+
+
+def _is_boxes(value) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)) and box[0] <= box[2] and box[1] <= box[3]
+        for box in value
+    )
 
 
 def _gather(name: str, rows: _Rows, problems: list[str]) -> None:
@@ -315,10 +376,14 @@ def _from_files(what, parts, sources, columns: Columns, plan, image_folder, prob
     for ours, name, numbers in _chosen(plan, parts):
         paths = list(zip(*(sources[name][column] for column in columns.images), strict=True))
         for number in numbers:
+            where = f"split {name!r} row {number}"
+            if any(part is None for part in paths[number]):
+                files.problems.append(f"{where}: no file in {listed(columns.images)}")
+                continue
             path = "/".join(map(str, paths[number]))
             image_id = path if columns.image_id is None else parts[name].ids[number]
-            files.add(f"split {name!r} row {number}", ours, path, parts[name].captions[number], image_id)
-    return files.data(tuple(plan))
+            files.add(where, ours, path, parts[name].captions[number], image_id)
+    return files.data()
 
 
 def _stream(what: str, name: str, stream: IterableDataset, columns: Columns) -> IterableDataset:
@@ -334,10 +399,13 @@ def _stream(what: str, name: str, stream: IterableDataset, columns: Columns) -> 
         if not isinstance(picture.get("bytes"), bytes):
             raise ValueError(f"{where}: no bytes in {columns.image}; expected the picture itself.")
         try:
-            captions = PARSERS[columns.captions_as](row[columns.captions])
-        except (ValueError, AttributeError) as error:
+            captions = _captions(PARSERS[columns.captions_as], row[columns.captions])
+        except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        image_id = f"{name}-{number}" if columns.image_id is None else str(row[columns.image_id])
+        image_id = f"{name}-{number}" if columns.image_id is None else row[columns.image_id]
+        if image_id is None or image_id == "":
+            raise ValueError(f"{where}: no {columns.image_id}; expected a text or a number of its own.")
+        image_id = str(image_id)
         return {"image": picture, "captions": captions, "image_id": image_id}
 
     removed = stream.column_names or columns.names()

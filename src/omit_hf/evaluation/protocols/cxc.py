@@ -1,6 +1,7 @@
 """Crisscrossed Captions: what people rated alike in COCO's test split, also within one modality."""
 
 import csv
+import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from omit_hf.data.schema import DataError
 from omit_hf.evaluation.protocols.coco_numbers import CocoNumbers, checked_shape, image_number
 from omit_hf.evaluation.protocols.result import ProtocolResult
 from omit_hf.evaluation.retrieval import best_ranks, recalls
+from omit_hf.parsing import read_text
 
 TASKS = ("i2t", "t2i", "i2i", "t2t")
 CXC = "Crisscrossed Captions on Karpathy's test split of COCO"
@@ -130,8 +132,8 @@ def _read(file: Path, places: tuple[Callable, Callable], own: list[tuple[int, in
     """The positive pairs of a file, and those of `own` that it does not rate."""
     columns, least = FILES[file.name]
     scores, problems = {}, []
-    with file.open(encoding="utf-8", newline="") as lines:
-        reader = csv.DictReader(lines)
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(file), newline=""))
         missing = {*columns, "agg_score"} - set(reader.fieldnames or ())
         if missing:
             raise ValueError(
@@ -158,6 +160,8 @@ def _read(file: Path, places: tuple[Callable, Callable], own: list[tuple[int, in
                 continue
             for each in [tuple(pair), tuple(pair[::-1])] if both_ways else [tuple(pair)]:
                 scores[each] = max(score, scores.get(each, 0.0))
+    except csv.Error as error:
+        raise ValueError(f"{file} is no CSV: line {reader.line_num}: {error}.") from error
     if problems:
         raise DataError(str(file), problems)
     positive = [pair for pair, score in scores.items() if score >= least] + [p for p in own if p not in scores]
