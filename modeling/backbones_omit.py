@@ -74,12 +74,26 @@ def text_settings(tokenizer) -> dict:
     return {"special_token_ids": sorted(ids), "text_pooling": pooling}
 
 
-def fit_tokenizer(config, tokenizer) -> None:
-    """Check that a text backbone has an embedding for every token of a tokenizer, and let it pad with the same token.
+def most_tokens(backbone: nn.Module) -> int | None:
+    """Tokens that a text backbone has learned positions for; None if it takes any number. RoBERTa and its kin begin to
+    count after the padding's id, OPT at an offset."""
+    names = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
+    tables = [each for name, each in backbone.named_modules() if name.split(".")[-1] in names]
+    tables = [each for each in tables if isinstance(each, nn.Embedding)]
+    after = [-1 if each.padding_idx is None else each.padding_idx for each in tables]
+    skipped = [getattr(each, "offset", before + 1) for each, before in zip(tables, after, strict=True)]
+    return min((each.num_embeddings - start for each, start in zip(tables, skipped, strict=True)), default=None)
+
+
+def fit_tokenizer(backbone: nn.Module, tokenizer) -> None:
+    """See that a text backbone can read what a tokenizer writes: that it pads and, at the latest, cuts where it must.
 
     Raises:
         ValueError: if the tokenizer has more tokens than the backbone.
     """
+    config, limit = backbone.config, most_tokens(backbone)
+    if limit is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
             f"The tokenizer has {len(tokenizer)} tokens, and the text encoder {config.model_type!r} embeds "

@@ -20,6 +20,7 @@ from .backbones_omit import (
     backbone_width,
     build_vision_backbone,
     check_input,
+    most_tokens,
     number_of_patches,
     own_image_size,
     train_unfrozen,
@@ -211,7 +212,7 @@ class TextEncoder(nn.Module):
             backbone = build_text_backbone(config.text_config)
         if config.text_config.model_type != "omit_bigru":
             check_input(backbone, "text", "input_ids")
-        self.backbone = backbone
+        self.backbone, self.most_tokens = backbone, most_tokens(backbone)
         # SigLIP reads the padding too: it was trained without a mask, on captions that are all padded to one length.
         self.fixed_length = None
         if config.text_config.model_type == "siglip_text_model":
@@ -237,13 +238,13 @@ class TextEncoder(nn.Module):
         Returns:
             Fragments [B, L, D], mask [B, L], global feature [B, D] and the backbone's output (None for states).
         """
+        length = input_ids.shape[1]
+        if self.most_tokens is not None and length > self.most_tokens and kwargs.get("position_ids") is None:
+            raise ValueError(
+                f"input_ids has {length} tokens a caption; the text encoder takes {self.most_tokens}. Cut them with "
+                f"truncation=True, max_length={self.most_tokens}."
+            )
         if self.fixed_length is not None:
-            length = input_ids.shape[1]
-            if length > self.fixed_length:
-                raise ValueError(
-                    f"input_ids has {length} tokens a caption; the text encoder takes {self.fixed_length}. Cut them "
-                    f"with truncation=True, max_length={self.fixed_length}."
-                )
             input_ids, attention_mask = F.pad(input_ids, (0, self.fixed_length - length), value=self.padding), None
         # On a CPU alone: reading the highest id would make a GPU wait.
         if input_ids.device.type == "cpu" and not torch.compiler.is_compiling() and input_ids.numel():

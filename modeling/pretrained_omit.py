@@ -81,7 +81,7 @@ class PretrainedMixin:
         text_backbone = pretrained_backbone(text_model_name_or_path, "text_config", dtype)
         if not {"special_token_ids", "text_pooling"} <= config_kwargs.keys():
             tokenizer = pretrained_tokenizer(text_model_name_or_path)
-            fit_tokenizer(text_backbone.config, tokenizer)
+            fit_tokenizer(text_backbone, tokenizer)
             config_kwargs = text_settings(tokenizer) | config_kwargs
         parts = {"vision_config": vision_backbone.config.to_dict(), "text_config": text_backbone.config.to_dict()}
         return cls(OmitConfig(**parts, **config_kwargs), vision_backbone, text_backbone).to(dtype)
@@ -128,7 +128,7 @@ class PretrainedMixin:
                 f"of {name_or_path}, which are kept."
             )
         tokenizer = pretrained_tokenizer(name_or_path)
-        fit_tokenizer(clip.config.text_config, tokenizer)
+        fit_tokenizer(clip.text_model, tokenizer)
         settings = {
             **text_settings(tokenizer),
             "projection_dim": width,

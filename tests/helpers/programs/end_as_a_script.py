@@ -1,0 +1,44 @@
+"""Ends as every script does, in WAY."""
+
+import errno
+import os
+import sys
+import threading
+import types
+from pathlib import Path
+
+# The package without its models, which would bring torch.
+package = types.ModuleType("omit_hf")
+package.__path__ = [str(Path(__file__).parents[3] / "src" / "omit_hf")]
+sys.modules["omit_hf"] = package
+
+from omit_hf.command_line import run_script  # noqa: E402
+
+
+def full():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "logs/events")
+
+
+def main():
+    way = sys.argv[1]
+    if way == "print":
+        print("image → text: λ = 0.02, « ▁ \udcff »")
+    elif way == "much":
+        for number in range(100_000):
+            print(number)
+    elif way == "status":
+        print("done")
+        return 3
+    elif way == "pipe":
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")  # of a connection
+    elif way == "error":
+        print("first")
+        raise ValueError("λ is −1")
+    elif way == "thread":
+        thread = threading.Thread(target=full)
+        thread.start()
+        thread.join()
+    return None
+
+
+run_script(main)
