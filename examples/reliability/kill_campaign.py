@@ -413,7 +413,7 @@ def side_by_side(campaign: Campaign, cases: list[Case], jobs: int) -> list[tuple
                 finds = []
                 for place, case in enumerate(cases[job::jobs]):
                     finds.append(campaign.find(case, f"job{job}-{place}"))
-                    print("." if not finds[-1] else "F", end="", flush=True)
+                    print("\n" + described(case, finds[-1]) if finds[-1] else ".", end="", flush=True)
                 (campaign.scratch / f"job{job}.json").write_text(json.dumps(finds), encoding="utf-8")
                 os._exit(0)
             except BaseException:
@@ -429,6 +429,10 @@ def side_by_side(campaign: Campaign, cases: list[Case], jobs: int) -> list[tuple
         finds = json.loads((campaign.scratch / f"job{job}.json").read_text(encoding="utf-8"))
         found += [(case, problems) for case, problems in zip(cases[job::jobs], finds, strict=True) if problems]
     return sorted(found, key=lambda each: (each[0].scenario, each[0].fault, each[0].number))
+
+
+def described(case: Case, problems: list[str]) -> str:
+    return "\n  ".join([f"{case.scenario}, {case.fault} at event {case.number}:", *problems]) + "\n"
 
 
 def main() -> int:
@@ -452,6 +456,7 @@ def main() -> int:
         if arguments.sample is not None and arguments.sample < len(cases):
             chosen = random.Random(arguments.seed).sample(range(len(cases)), arguments.sample)
             cases = [cases[number] for number in sorted(chosen)]
+        print(f"{len(cases)} cases, a dot for each that has no find:")
         found = side_by_side(campaign, cases, max(1, min(arguments.jobs, len(cases))))
     counts = Counter((case.scenario, case.fault) for case in cases)
     wrong = Counter((case.scenario, case.fault) for case, _ in found)
@@ -462,8 +467,6 @@ def main() -> int:
         f"\n{len(cases)} trainings stopped, {3 * len(cases)} started after them, {len(found)} finds, "
         f"{time.perf_counter() - started:.0f} s"
     )
-    for case, problems in found:
-        print(f"\n{case.scenario}, {case.fault} at event {case.number}:\n  " + "\n  ".join(problems))
     return 1 if found else 0
 
 

@@ -7,10 +7,11 @@ import threading
 import types
 from pathlib import Path
 
-# The package without its models, which would bring torch.
-package = types.ModuleType("omit_hf")
+# Without what takes seconds to import and has no part in it.
+package, transformers = types.ModuleType("omit_hf"), types.ModuleType("transformers")
 package.__path__ = [str(Path(__file__).parents[3] / "src" / "omit_hf")]
-sys.modules["omit_hf"] = package
+transformers.HfArgumentParser = object
+sys.modules |= {"omit_hf": package, "transformers": transformers}
 
 from omit_hf.command_line import run_script  # noqa: E402
 

@@ -3,8 +3,14 @@
 import os
 import sys
 import time
+import types
+from pathlib import Path
 
-from omit_hf.ownership import FolderLock
+package = types.ModuleType("omit_hf")  # without its models, which take seconds to import
+package.__path__ = [str(Path(__file__).parents[3] / "src" / "omit_hf")]
+sys.modules["omit_hf"] = package
+
+from omit_hf.ownership import FolderLock  # noqa: E402
 
 lock = FolderLock(sys.argv[1], "training", int(sys.argv[2]))
 lock.acquire()
