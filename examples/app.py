@@ -28,7 +28,7 @@ from PIL import Image
 
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.alignment import EncodedPicture, WordAlignment, align_sentence, encode_picture
-from omit_hf.command_line import CommandParser, errors_in_one_line, expanded
+from omit_hf.command_line import CommandParser, expanded, run_script
 from omit_hf.data import load_image_text
 from omit_hf.hub.handler import Limits, RequestError, decoded
 from omit_hf.modeling.matching_omit import MATCHING
@@ -505,5 +505,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with errors_in_one_line():
-        main()
+    run_script(main)

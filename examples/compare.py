@@ -18,7 +18,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omit_hf.command_line import CommandParser, errors_in_one_line
+from omit_hf.command_line import CommandParser, run_script
 from omit_hf.comparison import (
     RUN_FIELDS,
     Comparison,
@@ -33,7 +33,7 @@ from omit_hf.comparison import (
     summary,
 )
 from omit_hf.training import parse_recipe
-from omit_hf.training.checkpoints import write_atomically
+from omit_hf.writing import write_atomically
 
 OWN_OPTIONS = {"matching", *RUN_FIELDS}  # of train.py
 
@@ -70,14 +70,16 @@ def main() -> int:
     check_folders(runs)
     runner.run(runs, "Runs")
 
+    tables = []
     for grid in grids:
         figures = summary(comparison, grid, found)
         table = markdown(figures)
-        print(f"{grid.name}\n\n{table}\n" if len(grids) > 1 else table)
+        tables.append(f"{grid.name}\n\n{table}\n" if len(grids) > 1 else table)
         write_atomically(folder / f"{grid.name}.md", table + "\n")
         write_atomically(folder / f"{grid.name}.json", json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
         if arguments.plots:
             save_plots(figures, folder)
+    print("\n".join(tables))
     for name, reason in runner.failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     return 1 if runner.failed else 0
@@ -111,7 +113,6 @@ def option(argument: str) -> str:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the runs are ended too
     try:
-        with errors_in_one_line():
-            sys.exit(main())
+        run_script(main)
     except KeyboardInterrupt:
         sys.exit("error: interrupted; start again to go on from there.")

@@ -10,6 +10,7 @@
     python examples/evaluate.py --ensemble one.safetensors two.safetensors --protocol coco_5k
 """
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from accelerate import Accelerator
 
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.cards import eval_results, with_results
-from omit_hf.command_line import CommandParser, errors_in_one_line, json_object
+from omit_hf.command_line import CommandParser, json_object, run_script
 from omit_hf.evaluation import (
     SplitPairs,
     check_similarity_file,
@@ -31,13 +32,8 @@ from omit_hf.evaluation import (
 )
 from omit_hf.evaluation.protocols import PROTOCOLS, TASKS, prepare
 from omit_hf.parsing import read_text
-from omit_hf.training import (
-    check_output_files,
-    data_of_model,
-    load_split,
-    use_cpu_threads,
-    write_atomically,
-)
+from omit_hf.training import data_of_model, holding_runs, load_split, use_cpu_threads
+from omit_hf.writing import write_atomically
 
 
 @dataclass
@@ -73,7 +69,13 @@ def main() -> None:
     arguments = parse_arguments()
     accelerator = Accelerator()
     use_cpu_threads(accelerator, arguments.cpu_threads)
-    check_outputs(arguments)
+    with holding_outputs(arguments, accelerator.is_main_process):
+        measure(arguments, accelerator)
+    accelerator.end_training()
+
+
+def measure(arguments, accelerator) -> None:
+    """Score, and report."""
     similarity, model, split = None, None, None
     if arguments.ensemble:
         similarity, pairs = ensemble(arguments.ensemble)
@@ -91,10 +93,7 @@ def main() -> None:
             if "cxc" in measures and task in tasks:
                 among[f"{side}_similarity"] = same_side_similarity(model, processor, split, side, **options)
     if accelerator.is_main_process:
-        if arguments.save_similarity is not None:
-            save_similarity(arguments.save_similarity, similarity, pairs)
         report(arguments, similarity, pairs, measures, among)
-    accelerator.end_training()
 
 
 def parse_arguments():
@@ -125,8 +124,12 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def check_outputs(arguments) -> None:
-    """Raise a ValueError or OSError for options that do not go together, before anything is loaded."""
+@contextlib.contextmanager
+def holding_outputs(arguments, is_main_process: bool):
+    """Hold the runs that will be written into, on the process that writes.
+
+    Raises a ValueError or OSError for options that do not go together, before anything is loaded.
+    """
     if (arguments.model is None) != bool(arguments.ensemble):
         given = "Neither a model nor --ensemble is" if arguments.model is None else "A model and --ensemble are both"
         raise ValueError(f"{given} given; expected one of them.")
@@ -141,9 +144,11 @@ def check_outputs(arguments) -> None:
         if not arguments.protocol:
             raise ValueError("--card is given without --protocol; expected one, to name the results by.")
         with_results(read_text(arguments.card), "", [])
-    check_output_files(arguments.json, arguments.markdown)
     if arguments.save_similarity is not None:
         check_similarity_file(arguments.save_similarity)
+    files = (arguments.json, arguments.markdown, arguments.card, arguments.save_similarity)
+    with holding_runs(*files, purpose="evaluation") if is_main_process else contextlib.nullcontext():
+        yield
 
 
 def load(arguments, device):
@@ -155,7 +160,7 @@ def load(arguments, device):
 
 
 def report(arguments, similarity, pairs, measures, among) -> None:
-    """Measure, print, and write what was asked for."""
+    """Measure, write what was asked for, and print, whatever becomes of the files."""
     if measures:
         results = [measure(similarity, **(among if name == "cxc" else {})) for name, measure in measures.items()]
         text = "\n".join(result.markdown() for result in results)
@@ -163,21 +168,24 @@ def report(arguments, similarity, pairs, measures, among) -> None:
     else:
         content = pairs_metrics(similarity, pairs)
         text = metrics_table(content) + "\n"
-    print(text, end="")
-    if arguments.json is not None:
-        write_atomically(Path(arguments.json), json.dumps(content, indent=2) + "\n")
-    if arguments.markdown is not None:
-        write_atomically(Path(arguments.markdown), text)
-    if arguments.card is not None:
-        card = Path(arguments.card)
-        entries = [
-            entry
-            for result in results
-            for entry in eval_results(result.metrics, result.name, result.dataset, pairs.split)
-        ]
-        write_atomically(card, with_results(read_text(card), card.resolve().parent.name, entries))
+    try:
+        if arguments.json is not None:
+            write_atomically(Path(arguments.json), json.dumps(content, indent=2) + "\n")
+        if arguments.markdown is not None:
+            write_atomically(Path(arguments.markdown), text)
+        if arguments.card is not None:
+            card = Path(arguments.card)
+            entries = [
+                entry
+                for result in results
+                for entry in eval_results(result.metrics, result.name, result.dataset, pairs.split)
+            ]
+            write_atomically(card, with_results(read_text(card), card.resolve().parent.name, entries))
+        if arguments.save_similarity is not None:
+            save_similarity(arguments.save_similarity, similarity, pairs)
+    finally:
+        print(text, end="")
 
 
 if __name__ == "__main__":
-    with errors_in_one_line():
-        main()
+    run_script(main)

@@ -15,14 +15,10 @@ from accelerate import PartialState
 
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.alignment import alignment_table, evaluate_alignment
-from omit_hf.command_line import CommandParser, errors_in_one_line, json_object
+from omit_hf.command_line import CommandParser, json_object, run_script
 from omit_hf.data import load_entities
-from omit_hf.training import (
-    check_output_files,
-    data_of_model,
-    load_split,
-    write_atomically,
-)
+from omit_hf.training import data_of_model, holding_runs, load_split
+from omit_hf.writing import write_atomically
 
 
 @dataclass
@@ -47,24 +43,30 @@ def main() -> None:
     state = PartialState()
     if not state.is_main_process:  # one is enough, and alone writes the files
         return
-    check_output_files(arguments.json, arguments.markdown)
+    with holding_runs(arguments.json, arguments.markdown, purpose="evaluation"):
+        measure(arguments, state.device)
 
-    model = OmitModel.from_pretrained(arguments.model).to(state.device)
+
+def measure(arguments, device) -> None:
+    """Measure, write what was asked for, and print, whatever becomes of the files."""
+    model = OmitModel.from_pretrained(arguments.model).to(device)
     processor = OmitProcessor.from_pretrained(arguments.model)
     data, options = data_of_model(arguments.model, arguments.data, arguments.data_options)
     split = load_split(data, options, arguments.split)
+    report = ""
     if arguments.entities is not None:
-        split, report = load_entities(arguments.entities, split)
-        print(f"{report}\n")
+        split, found = load_entities(arguments.entities, split)
+        report = f"{found}\n\n"
     metrics = evaluate_alignment(model, processor, split, batch_size=arguments.batch_size)
     table = alignment_table(metrics)
-    print(table)
-    if arguments.json is not None:
-        write_atomically(Path(arguments.json), json.dumps(metrics, indent=2) + "\n")
-    if arguments.markdown is not None:
-        write_atomically(Path(arguments.markdown), table + "\n")
+    try:
+        if arguments.json is not None:
+            write_atomically(Path(arguments.json), json.dumps(metrics, indent=2) + "\n")
+        if arguments.markdown is not None:
+            write_atomically(Path(arguments.markdown), table + "\n")
+    finally:
+        print(f"{report}{table}")
 
 
 if __name__ == "__main__":
-    with errors_in_one_line():
-        main()
+    run_script(main)

@@ -21,10 +21,11 @@ from datasets import Image
 
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.alignment import WordAlignment, word_alignment
-from omit_hf.command_line import CommandParser, Text, errors_in_one_line, json_object
+from omit_hf.command_line import CommandParser, Text, json_object, run_script
 from omit_hf.data import load_image_text, load_scenes
 from omit_hf.data.pictures import open_picture
 from omit_hf.data.schema import SPLITS, check_count
+from omit_hf.training import holding_runs
 from omit_hf.visualization import check_figure_file, draw_comparison, draw_plan, draw_words, save_figure
 
 DRAWINGS = ("words", "plan")
@@ -91,7 +92,8 @@ def main() -> None:
         figure = draw_comparison(alignments, names, shown.picture)
     else:
         figure = draw_words(own, shown.picture)
-    save_figure(figure, arguments.output)
+    with holding_runs(arguments.output, purpose="drawing"):
+        save_figure(figure, arguments.output)
     print(f"{sentence!r} → {arguments.output}")
     unknown = [word for word, known in zip(own.words, own.known, strict=True) if not known]
     if unknown:
@@ -172,5 +174,4 @@ def name_of(model: str) -> str:
 
 
 if __name__ == "__main__":
-    with errors_in_one_line():
-        main()
+    run_script(main)

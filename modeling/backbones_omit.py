@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import MODEL_MAPPING, AutoBackbone, AutoConfig, AutoModel, AutoTokenizer, SiglipTextModel
 
 # Towers that AutoModel does not find by their configuration.
+POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
 TEXT_TOWERS = {"siglip_text_model": SiglipTextModel}
 
 
@@ -61,13 +62,27 @@ def text_settings(tokenizer) -> dict:
     return {"special_token_ids": sorted(ids), "text_pooling": pooling}
 
 
-def fit_tokenizer(config, tokenizer) -> None:
-    """Let a text backbone pad as a tokenizer does; `ValueError` if it has not an embedding for every token of it."""
+def most_tokens(backbone: nn.Module) -> int | None:
+    """Tokens that a text backbone has learned positions for; None if it takes any number."""
+    limits = []
+    for name, table in backbone.named_modules():
+        if name.split(".")[-1] in POSITION_TABLES and isinstance(table, nn.Embedding):
+            start = 0 if table.padding_idx is None else table.padding_idx + 1  # RoBERTa counts from there
+            limits.append(table.num_embeddings - getattr(table, "offset", start))  # and OPT from an offset
+    return min(limits, default=None)
+
+
+def fit_tokenizer(backbone: nn.Module, tokenizer) -> None:
+    """Let a backbone pad as a tokenizer does, which then cuts where the backbone's positions end.
+
+    `ValueError` if the backbone has not an embedding for every token.
+    """
+    config, limit = backbone.config, most_tokens(backbone)
+    if limit is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
     if len(tokenizer) > config.vocab_size:
-        raise ValueError(
-            f"The tokenizer has {len(tokenizer)} tokens, and the text encoder {config.model_type!r} embeds "
-            f"{config.vocab_size}; expected those of one checkpoint, loaded from the same folder."
-        )
+        found = f"The tokenizer has {len(tokenizer)} tokens, and the text encoder {config.model_type!r} embeds "
+        raise ValueError(f"{found}{config.vocab_size}; expected those of one checkpoint, loaded from the same folder.")
     if config.model_type == "siglip_text_model":  # whose configuration does not always tell
         config.pad_token_id = tokenizer.pad_token_id
 

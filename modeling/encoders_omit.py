@@ -22,6 +22,7 @@ from .backbones_omit import (
     build_vision_backbone,
     cell_grid,
     check_input,
+    most_tokens,
     own_image_size,
     without_pooler,
 )
@@ -187,6 +188,7 @@ class TextEncoder(BackboneEncoder):
         self.pooling = config.text_pooling
         text, kind = config.text_config, config.text_config.model_type
         self.backbone = build_text_backbone(text) if backbone is None else backbone
+        self.most_tokens = most_tokens(self.backbone)
         if kind != "omit_bigru":
             check_input(self.backbone, "text", "input_ids")
         self.fixed_length = None
@@ -204,13 +206,13 @@ class TextEncoder(BackboneEncoder):
         `states`, [B, L, width], is the backbone's last hidden state of these tokens, computed earlier. SigLIP reads no
         mask; captions shorter than its one length are padded here.
         """
+        length = input_ids.shape[1]
+        if self.most_tokens is not None and length > self.most_tokens and kwargs.get("position_ids") is None:
+            raise ValueError(
+                f"input_ids has {length} tokens a caption; the text encoder takes {self.most_tokens}. Cut them with "
+                f"truncation=True, max_length={self.most_tokens}."
+            )
         if self.fixed_length is not None:
-            length = input_ids.shape[1]
-            if length > self.fixed_length:
-                raise ValueError(
-                    f"input_ids has {length} tokens a caption; the text encoder takes {self.fixed_length}. Cut them "
-                    f"with truncation=True, max_length={self.fixed_length}."
-                )
             input_ids, attention_mask = F.pad(input_ids, (0, self.fixed_length - length), value=self.padding), None
         # On a CPU alone: reading the highest id would make a GPU wait.
         if input_ids.device.type == "cpu" and not torch.compiler.is_compiling() and input_ids.numel():

@@ -156,7 +156,7 @@ class OmitModel(OmitPreTrainedModel):
         if len(given) != 1 or not given.keys() <= set(taken):
             found, wanted = " and ".join(given) or "No image", " or ".join(taken)
             source = f"OmitProcessor({'regions' if 'region_features' in taken else 'images'}=…) makes {taken[0]}"
-            raise ValueError(f"{found} given; expected {wanted}, and that alone, for a {kind!r} encoder; {source}.")
+            raise ValueError(f"{found} given; expected {wanted}, and that alone; the encoder is {kind!r}; {source}.")
         if region_mask is not None:
             given["region_mask"] = region_mask
             if "region_features" not in taken:

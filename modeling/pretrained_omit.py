@@ -68,7 +68,7 @@ class PretrainedMixin:
         text_backbone = pretrained_backbone(text_model_name_or_path, "text_config", dtype)
         if not {"special_token_ids", "text_pooling"} <= config_kwargs.keys():
             tokenizer = pretrained_tokenizer(text_model_name_or_path)
-            fit_tokenizer(text_backbone.config, tokenizer)
+            fit_tokenizer(text_backbone, tokenizer)
             config_kwargs = text_settings(tokenizer) | config_kwargs
         parts = {"vision_config": vision_backbone.config.to_dict(), "text_config": text_backbone.config.to_dict()}
         return cls(OmitConfig(**parts, **config_kwargs), vision_backbone, text_backbone).to(dtype)
@@ -105,7 +105,7 @@ class PretrainedMixin:
             kept = f"the width of the projections of {name_or_path}, which are kept"
             raise ValueError(f"projection_dim is {asked}; expected {width}, {kept}.")
         tokenizer = pretrained_tokenizer(name_or_path)
-        fit_tokenizer(clip.config.text_config, tokenizer)
+        fit_tokenizer(clip.text_model, tokenizer)
         scale = min(clip.logit_scale.item(), MAX_LOGIT_SCALE)
         settings = {"projection_dim": width, "logit_scale_init_value": scale, "vision_pooling_head": kind == "siglip"}
         settings = text_settings(tokenizer) | settings | config_kwargs

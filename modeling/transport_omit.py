@@ -4,7 +4,6 @@ What the dustbin is and how mass is shared out is in the rows of a side and thei
 folder has the readable reference; `omit_hf.kernels` registers faster ones. See ``docs/concepts/backends.md``.
 """
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -221,7 +220,7 @@ def candidate_backends(name: str, device: str, entries: int, matmul_dtype: str =
         if not found and device == "cpu":
             logger.info_once("Scoring with the readable reference; with omit-hf installed and imported it is faster.")
         return found if matmul_dtype != "float32" else [*found, "reference"]
-    if name in PACKAGE_BACKENDS and name not in BACKENDS and importlib.util.find_spec("omit_hf") is None:
+    if name in PACKAGE_BACKENDS and name not in BACKENDS and not __name__.startswith("omit_hf."):
         logger.warning_once(f"Backend {name!r} comes with omit-hf, which is not installed; the reference takes over.")
         return ["reference"]
     if name not in BACKENDS:

@@ -1,12 +1,16 @@
 import argparse
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tiny import PROGRAMS
 
 from omit_hf import OmitConfig
-from omit_hf.command_line import CommandParser, Text, errors_in_one_line, json_object
+from omit_hf.command_line import CommandParser, Text, errors_in_one_line, json_object, run_script
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -82,3 +86,77 @@ def test_every_command_has_the_parser(script):
     code = script.read_text()
     assert "ArgumentParser" not in code
     assert len(re.findall(r"CommandParser\(|parse_recipe\(description", code)) == 1
+
+
+def script(way: str, stdout=subprocess.PIPE, **environment) -> subprocess.CompletedProcess:
+    """A script's run, with what it printed as bytes."""
+    environment = {**os.environ, "PYTHONUTF8": "0", **environment}
+    command = [sys.executable, str(PROGRAMS / "end_as_a_script.py"), way]
+    return subprocess.run(command, env=environment, stdout=stdout, stderr=subprocess.PIPE, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "printed"),
+    [
+        ("ascii", b"image \\u2192 text: \\u03bb = 0.02, \\xab \\u2581 \\udcff \\xbb"),
+        ("cp1252", b"image \\u2192 text: \\u03bb = 0.02, \xab \\u2581 \\udcff \xbb"),
+        ("utf-8", "image → text: λ = 0.02, « ▁ ".encode() + b"\\udcff \xc2\xbb"),
+    ],
+)
+def test_any_console(encoding, printed):
+    result = script("print", PYTHONIOENCODING=encoding)
+    assert (result.returncode, result.stdout.strip(), result.stderr) == (0, printed, b"")
+    failed = script("error", PYTHONIOENCODING=encoding)
+    assert failed.returncode == 1
+    assert failed.stdout.strip() == b"first"
+    assert failed.stderr.startswith(b"error: ")
+    assert b"Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("way", ["much", "print"])
+def test_a_pipe_that_is_closed_early(way, unbuffered):
+    """As by `| head`: while the script prints, or when all is printed at its end."""
+    read, write = os.pipe()
+    os.close(read)
+    result = script(way, stdout=write, PYTHONUNBUFFERED=unbuffered)
+    os.close(write)
+    assert result.stderr == b""
+    assert result.returncode in (0, 141)
+
+
+def test_another_pipe_that_broke_is_an_error():
+    result = script("pipe")
+    assert (result.returncode, result.stderr.strip()) == (1, b"error: [Errno 32] Broken pipe")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_is_full(unbuffered):
+    with open("/dev/full", "wb") as full:  # of Linux
+        result = script("print", stdout=full, PYTHONUNBUFFERED=unbuffered)
+    assert result.returncode == 1
+    assert result.stderr.startswith(b"error: ")
+    assert b"[Errno 28] No space left on device" in result.stderr
+    assert result.stderr.count(b"\n") == 1
+
+
+def test_the_status_of_a_script():
+    result = script("status")
+    assert (result.returncode, result.stdout) == (3, b"done\n")
+
+
+def test_a_thread_that_finds_the_disk_full_has_one_line():
+    result = script("thread")
+    assert result.stderr == b"error: [Errno 28] No space left on device: 'logs/events'\n"
+
+
+def test_a_stream_of_a_notebook(monkeypatch):
+    class Stream:
+        def write(self, text):
+            return len(text)
+
+        def flush(self):
+            pass
+
+    monkeypatch.setattr(sys, "stdout", Stream())
+    run_script(lambda: print("→"))

@@ -9,7 +9,8 @@ from filelock import FileLock
 from tiny import PROGRAMS
 
 from omit_hf.comparison import Runner, check_folders
-from omit_hf.comparison.running import LOCK_FILE, metrics_of
+from omit_hf.comparison.running import metrics_of
+from omit_hf.ownership import LOCK_FILE
 from omit_hf.training import usable_cores
 
 BOTH = {"methods": {"matching": ["omit", "mean"], "seeds": [0, 1]}}

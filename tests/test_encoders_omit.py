@@ -7,7 +7,7 @@ from tiny import REGIONS, TEXT, tiny_config
 from torch import nn
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.modeling.backbones_omit import backbone_width, cell_grid, text_settings
+from omit_hf.modeling.backbones_omit import backbone_width, cell_grid, fit_tokenizer, most_tokens, text_settings
 from omit_hf.modeling.encoders_omit import keep_regions
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -562,3 +562,45 @@ def test_other_failures_of_a_backbone_are_its_own():
     model.vision_encoder.backbone.forward = lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory"))
     with pytest.raises(RuntimeError, match="out of memory"):
         model.get_image_features(torch.rand(1, 3, 64, 64))
+
+
+# Text encoders of 40 positions, and the tokens that they read: some begin to count after the padding's id.
+POSITIONS = {
+    "bert": (SMALL, 40),
+    "electra": ({**SMALL, "embedding_size": 16}, 40),
+    "distilbert": (TEXT_ENCODERS["distilbert"], 40),
+    "clip_text_model": (SMALL, 40),
+    "siglip_text_model": ({**SMALL, "pad_token_id": 1}, 40),
+    "gpt2": ({"n_embd": 16, "n_layer": 1, "n_head": 2}, 40),
+    "opt": ({**SMALL, "ffn_dim": 32, "word_embed_proj_dim": 16, "pad_token_id": 1}, 40),
+    "roberta": ({**SMALL, "pad_token_id": 1}, 38),
+    "xlm-roberta": ({**SMALL, "pad_token_id": 0}, 39),
+    "camembert": ({**SMALL, "pad_token_id": 1}, 38),
+    "mpnet": ({**SMALL, "pad_token_id": 1}, 38),
+}
+
+
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_the_most_tokens_that_a_text_encoder_reads(kind):
+    """One more is an error that says so, and not one of torch."""
+    options, limit = POSITIONS[kind]
+    config = {"model_type": kind, "vocab_size": 30, "max_position_embeddings": 40, **options}
+    model = OmitModel(tiny_config(text_config=config)).eval()
+    backbone = model.text_encoder.backbone
+    assert most_tokens(backbone) == limit
+    ids = torch.full((2, limit + 1), 5)
+    assert model.get_text_features(ids[:, :limit]).mask.all()
+    with pytest.raises(ValueError, match=f"has {limit + 1} tokens a caption; the text encoder takes {limit}. Cut them"):
+        model.get_text_features(ids)
+    with pytest.raises((IndexError, RuntimeError, ValueError)):  # so that the limit is none of ours
+        backbone(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+
+def test_a_tokenizer_is_cut_at_the_model_and_not_above_itself(scenes_model):
+    tokenizer = miniatures.text_tokenizer("bert")
+    backbone = OmitModel(tiny_config(text_config={"model_type": "bert", **SMALL})).text_encoder.backbone  # 512
+    for own, expected in ((int(1e30), 512), (64, 64), (513, 512)):
+        tokenizer.model_max_length = own
+        fit_tokenizer(backbone, tokenizer)
+        assert tokenizer.model_max_length == expected
+    assert most_tokens(scenes_model.text_encoder.backbone) is None  # a BiGRU reads any number

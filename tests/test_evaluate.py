@@ -1,5 +1,6 @@
 """examples/evaluate.py with protocols, saved similarities and model cards."""
 
+import errno
 import json
 import os
 import runpy
@@ -25,6 +26,7 @@ from omit_hf.evaluation import (
     split_similarity,
 )
 from omit_hf.evaluation.protocols import prepare
+from omit_hf.ownership import FolderLock
 
 EVALUATE = Path(__file__).parents[1] / "examples" / "evaluate.py"
 CARD = "---\nlibrary_name: transformers\nlicense: apache-2.0\n---\n\n# A model\n\nText.\n"
@@ -227,3 +229,54 @@ def test_a_card_that_is_none(evaluate, published):
     message = evaluate(published, "--protocol", "exhaustive", "--card", published / "README.md")
     assert message.startswith("error: The model card does not begin with metadata between two lines of ---")
     assert (published / "README.md").read_text() == "# A model\n"
+
+
+@pytest.mark.parametrize("option", ["--card", "--json", "--markdown", "--save_similarity"])
+def test_a_run_that_another_command_writes_into(published, tmp_path, evaluate, option, monkeypatch):
+    """It is refused before anything is scored, and nothing is changed; a model is read beside anything."""
+    monkeypatch.setattr("omit_hf.evaluation.split_similarity", None)
+    (published / "checkpoints").mkdir()
+    (published / "README.md").write_text(CARD)
+    file = published / {"--card": "README.md", "--save_similarity": "all.safetensors"}.get(option, "new.txt")
+    before = {each.name: each.stat().st_mtime_ns for each in published.iterdir()}
+    with FolderLock(published, "training"):
+        message = evaluate(published, option, file, *(["--protocol", "exhaustive"] if option == "--card" else []))
+    assert message.startswith(f"error: Another training is running in {published}: process {os.getpid()} on ")
+    assert {each.name: each.stat().st_mtime_ns for each in published.iterdir()} == before
+
+
+def test_an_evaluation_owns_the_run_that_it_writes_into(published, evaluate, monkeypatch):
+    (published / "checkpoints").mkdir()
+    held = []
+
+    def score(*arguments, **options):
+        with pytest.raises(BlockingIOError, match="Another evaluation is running"):
+            FolderLock(published, "training").acquire()
+        held.append(1)
+        return split_similarity(*arguments, **options)
+
+    monkeypatch.setattr("omit_hf.evaluation.split_similarity", score)
+    assert "RSUM" in evaluate(published, "--json", published / "validation.json")
+    assert held
+    assert json.loads((published / "validation.json").read_text())["rsum"] > 0
+    assert not [each.name for each in published.iterdir() if each.name.startswith(".")]
+
+
+def test_results_that_cannot_be_written_are_printed(published, evaluate, tmp_path, monkeypatch, capsys):
+    """A disk that became full while it was scored."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "m.json")
+
+    monkeypatch.setattr("omit_hf.writing.write_atomically", full)
+    message = evaluate(published, "--json", tmp_path / "m.json")
+    assert message == "error: [Errno 28] No space left on device: 'm.json'"
+    assert "RSUM" in capsys.readouterr().out
+
+
+def test_outputs_that_cannot_be_written_are_known_before(published, evaluate, tmp_path, monkeypatch):
+    monkeypatch.setattr("omit_hf.evaluation.split_similarity", None)
+    (tmp_path / "folder").mkdir()
+    assert evaluate(published, "--json", tmp_path / "folder").endswith("is a folder; expected the name of a file.")
+    monkeypatch.setattr("omit_hf.training.checkpoints.os.access", lambda *_: False)  # root may write anywhere
+    assert evaluate(published, "--json", tmp_path / "m.json").endswith("read-only; choose another one.")

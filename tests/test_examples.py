@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import miniatures
 import pytest
 import sources
 import torch
@@ -17,16 +18,17 @@ from tiny import tiny_recipe
 
 from omit_hf import OmitModel
 from omit_hf.comparison import running
+from omit_hf.data import load_image_text
 from omit_hf.training import Recipe, write_recipe_file
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 
 
-def example(name, *arguments, cwd=ROOT, **environment) -> subprocess.CompletedProcess:
+def example(name, *arguments, cwd=ROOT, encoding="utf-8", **environment) -> subprocess.CompletedProcess:
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", **environment}
     command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, encoding=encoding, timeout=240)
 
 
 @pytest.fixture(scope="module")
@@ -149,9 +151,41 @@ def test_explain_draws_a_scene_and_a_picture(compared, tmp_path):
 
 @pytest.mark.parametrize("script", sorted(file.relative_to(EXAMPLES) for file in EXAMPLES.rglob("*.py")), ids=str)
 def test_help(script):
-    result = example(script, "--help")
-    assert result.returncode == 0
+    """On a console that knows ASCII alone. Every script ends in what sees to that, and to a pipe that is closed."""
+    result = example(script, "--help", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (result.returncode, "Traceback" in result.stderr) == (0, False)
     assert f"usage: {script.name}" in result.stdout
+    assert result.stdout.isascii()
+    assert (
+        "    run_script(main" in (EXAMPLES / script).read_text(encoding="utf-8").split('if __name__ == "__main__":')[1]
+    )
+
+
+def test_help_of_training_on_a_windows_code_page():
+    result = example("train.py", "--help", encoding="cp1252", PYTHONIOENCODING="cp1252", PYTHONUTF8="0")
+    assert result.returncode == 0
+    assert "\\u03bb of the entropic transport" in result.stdout
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_no_console_decides_over_results(compared, tmp_path, encoding):
+    """An arrow is in the table and in what explain.py says."""
+    model, console = compared[0] / "omit_seed0", {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    result = example("evaluate.py", model, "--markdown", tmp_path / "table.md", **console)
+    assert result.returncode == 0, result.stderr[-2000:]
+    table = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "| image → text |" in table
+    assert result.stdout == table.replace("→", "\\u2192")
+    result = example("explain.py", model, "scenes:1", "--output", tmp_path / "scene.png", **console)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert " \\u2192 " in result.stdout
+
+
+def test_the_kill_campaign():
+    """A dozen of its cases; each is a training that is stopped, and three that come after it."""
+    result = example("reliability/kill_campaign.py", "--sample", "12", "--jobs", "2")
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr[-2000:]}"
+    assert "\n12 trainings stopped, 36 started after them, 0 finds, " in result.stdout
 
 
 @pytest.fixture
@@ -199,6 +233,43 @@ def test_inspect_data_lists_all_problems(tmp_path, inspect):
     assert result.returncode == 1
     assert result.stderr.count(" is missing") == 30  # of which a message shows 20
     assert "Traceback" not in result.stderr
+
+
+def test_inspect_data_counts_the_captions_that_a_text_model_cuts(tmp_path, inspect):
+    folder, _ = sources.image_folder(tmp_path / "data")
+    miniatures.save_text("roberta", tmp_path / "roberta", max_position_embeddings=28)
+    result = inspect(folder, "--quick", "--text_model", tmp_path / "roberta")
+    assert result.returncode == 0, result.stderr[-2000:]
+    lengths = [len(caption) + 2 for caption in captions_of(folder)]  # a token a letter, and two
+    cut = sum(length > 26 for length in lengths)
+    assert 0 < cut < len(lengths)
+    assert f"{cut} of {len(lengths)} captions have more than the 26 tokens that {tmp_path}/roberta" in result.stdout
+    assert f" reads, and are cut; the longest has {max(lengths)}." in result.stdout
+
+
+def captions_of(folder) -> list[str]:
+    data = load_image_text(folder)
+    return [caption for rows in data.values() for captions in rows["captions"] for caption in captions]
+
+
+def test_inspect_data_writes_before_it_prints(tmp_path):
+    """As where its output goes to `head`, which has seen enough."""
+    folder, _ = sources.image_folder(tmp_path / "data")
+    (folder / "train" / "3.png").write_bytes(b"broken")
+    read, write = os.pipe()
+    os.close(read)
+    command = [
+        sys.executable,
+        str(EXAMPLES / "inspect_data.py"),
+        str(folder),
+        "--unreadable",
+        str(tmp_path / "bad.txt"),
+    ]
+    result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=240)
+    os.close(write)
+    assert (tmp_path / "bad.txt").read_text() == "train/3.png\n"
+    assert "Traceback" not in result.stderr
+    assert "Broken pipe" not in result.stderr
 
 
 def test_inspect_data_shows_regions(tmp_path, inspect):

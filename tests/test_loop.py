@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from tiny import CODE, PROGRAMS, tiny_recipe
+from transformers import AutoTokenizer
 
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.data import ImageTextInputs, load_image_text, shuffle_captions
@@ -22,9 +24,11 @@ from omit_hf.evaluation import evaluate_split
 from omit_hf.training import Recipe, loop, read_recipe_file, train, write_recipe_file
 from omit_hf.training.building import build_model
 from omit_hf.training.checkpoints import begin_output_dir
+from omit_hf.training.optimisation import set_learning_rate
 
 PROGRAM = PROGRAMS / "evaluate_a_run.py"
 TRAIN = Path(__file__).parents[1] / "examples" / "train.py"
+SLOW_RANK = PROGRAMS / "slow_rank.py"
 DROPOUT = {"text_config": {**tiny_recipe()["text_config"], "dropout": 0.3}}
 
 
@@ -44,16 +48,23 @@ def launch(folder, processes=1, **options) -> subprocess.Popen:
     """Start examples/train.py as a user would."""
     recipe = folder.with_suffix(".yaml")
     write_recipe_file(Recipe(**tiny_recipe(**options)), recipe)
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-        command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        command += ["--main_process_port", "0"]
-    command += [str(TRAIN), str(recipe), "--output_dir", str(folder)]
+    command = [str(TRAIN), str(recipe), "--output_dir", str(folder)]
     if folder.exists():
         command.append("--resume")
+    return start(command, processes)
+
+
+def start(command, processes=1) -> subprocess.Popen:
+    """Start a script under Accelerate."""
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+        launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        launcher += ["--main_process_port", "0"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        launcher + command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -188,6 +199,7 @@ def test_stopped_and_resumed_is_as_if_never_stopped(tmp_path, options):
 
 
 def test_killed_in_mid_epoch_and_resumed(tmp_path):
+    """And no second training comes into the folder before that."""
     options = {"num_epochs": 3, "checkpoint_steps": 4, "log_steps": 1, **DROPOUT}
     options["data_options"] = {**tiny_recipe()["data_options"], "train_size": 36}  # 18 steps an epoch
     finish(launch(tmp_path / "whole", **options))
@@ -198,6 +210,12 @@ def test_killed_in_mid_epoch_and_resumed(tmp_path):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < limit
         time.sleep(0.002)
+    process.send_signal(signal.SIGSTOP)  # as slow as it needs to be
+    before, owner = contents(tmp_path / "killed"), f"process {process.pid} on .*, since 20"
+    for way in ({}, {"resume": True}, {"overwrite_output_dir": True}):
+        with pytest.raises(BlockingIOError, match=f"Another training is running in .*: {owner}"):
+            run(tmp_path / "killed", **way, **options)
+    assert contents(tmp_path / "killed") == before
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (tmp_path / "killed" / "metrics.json").exists()
@@ -564,3 +582,155 @@ def test_the_script_ends_with_one_line_and_a_status(tmp_path):
     assert "Traceback" not in output
     assert output.splitlines()[-1] == "error: train_size is 'many'; expected at least 1 image, as an integer."
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_two_processes_of_which_one_is_late(tmp_path, late):
+    """Tested or not, stopped and resumed, with cached states or without: nobody deletes what the other reads."""
+    frozen = {"freeze_vision": True, "cache_states": True, "cache_folder": str(tmp_path / "states")}
+    trainings = {
+        "tested": {},
+        "untested": {"test": False},
+        "parts": {"max_steps": 3, **DROPOUT, **frozen},
+        "parts-resumed": {"resume": True, **DROPOUT, **frozen},
+        "parts-complete": {"resume": True, **DROPOUT, **frozen},
+        "whole": {**DROPOUT, **frozen},
+    }
+    files = []
+    for name, options in trainings.items():
+        files.append(tmp_path / f"{name}.yaml")
+        options |= {"output_dir": str(tmp_path / name.split("-")[0]), "batch_size": 5, "checkpoint_steps": 3}
+        write_recipe_file(Recipe(**tiny_recipe(**options)), files[-1])
+    finish(start([str(SLOW_RANK), str(late), *map(str, files)], processes=2))
+    tests = {
+        name: json.loads((tmp_path / name / "metrics.json").read_text())["test"]
+        for name in ("tested", "untested", "parts", "whole")
+    }
+    assert tests["tested"] is not None
+    assert tests["untested"] is None
+    assert tests["parts"] == tests["whole"]
+    assert log_of(tmp_path / "parts") == log_of(tmp_path / "whole")
+    for name in tests:
+        assert names(tmp_path / name / "checkpoints") == ["step-00000006", "step-00000008"]
+        assert not [each for each in names(tmp_path / name) if each.startswith(".")]
+        assert OmitModel.from_pretrained(tmp_path / name)
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_a_validation_that_fails_loses_nothing(tmp_path, monkeypatch, epoch):
+    """Whatever is wrong with it, and even if it fails again: the steps are there, and it is what is repeated."""
+    options = {"num_epochs": 3, **DROPOUT}
+    whole = run(tmp_path / "whole", **options)
+    calls = []
+
+    def fails_twice(*arguments, **settings):
+        calls.append(1)
+        if len(calls) in (epoch, epoch + 1):
+            raise MemoryError("of the validation")
+        return evaluate_split(*arguments, **settings)
+
+    monkeypatch.setattr(loop, "evaluate_split", fails_twice)
+    for attempt in range(2):
+        with pytest.raises(MemoryError):
+            run(tmp_path / "parts", resume=attempt > 0, **options)
+        assert [line["step"] for line in log_of(tmp_path / "parts")] == list(range(1, 4 * epoch + 1))
+        assert names(tmp_path / "parts" / "checkpoints")[-1] == f"step-{4 * epoch:08d}"
+    steps = []
+    monkeypatch.setattr(loop, "set_learning_rate", lambda *each: steps.append(each[2]) or set_learning_rate(*each))
+    parts = run(tmp_path / "parts", resume=True, **options)
+    assert steps == list(range(4 * epoch, 12))  # none of them was made again
+    assert log_of(tmp_path / "parts") == log_of(tmp_path / "whole")
+    assert {name: parts[name] for name in ("test", "validation", "best_epoch")} == {
+        name: whole[name] for name in ("test", "validation", "best_epoch")
+    }
+    assert names(tmp_path / "parts") == names(tmp_path / "whole")
+    assert names(tmp_path / "parts" / "checkpoints") == names(tmp_path / "whole" / "checkpoints")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("parts", "whole")]
+    assert weights[0] == weights[1]
+
+
+def test_a_model_that_cannot_be_saved_is_validated_again(tmp_path, monkeypatch):
+    """A disk that is full just then."""
+    whole = run(tmp_path / "whole")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(loop, "save_model", full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*best-00000004'"):
+            run(tmp_path / "parts")
+    assert names(tmp_path / "parts" / "checkpoints") == ["step-00000004"]
+    assert run(tmp_path / "parts", resume=True)["validation"] == whole["validation"]
+
+
+def test_the_log_is_unique_and_ordered_after_any_history(tmp_path):
+    whole = run(tmp_path / "whole", num_epochs=3)
+    assert run(tmp_path / "parts", num_epochs=3, max_steps=5)["steps"] == 5
+    file = tmp_path / "parts" / "train_log.jsonl"
+    lines = file.read_text().splitlines()
+    torn = [lines[0][:9], "", "null", "7", '{"epoch": 0}', '{"step": "five"}', "\ufffd"]
+    file.write_text("\n".join([*lines[2:], *lines[:4], *torn, lines[-1], '{"step": 6, "lo']))
+    assert run(tmp_path / "parts", num_epochs=3, resume=True, max_steps=7)["steps"] == 7
+    assert run(tmp_path / "parts", num_epochs=3, resume=True)["test"] == whole["test"]
+    assert log_of(tmp_path / "parts") == log_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("cut", ["empty", "locked", "checkpoints", "recipe half written"])
+def test_a_run_that_was_killed_before_it_had_a_recipe(tmp_path, cut):
+    """Every way goes on, but for --resume in an empty folder, which may be the wrong one."""
+    ways = ({}, {"overwrite_output_dir": True}, {"resume": True})
+    for way in ways[: 2 if cut == "empty" else 3]:
+        folder = tmp_path / "-".join(["run", *way])
+        folder.mkdir()
+        if cut != "empty":
+            (folder / ".lock").touch()
+            (folder / ".lock.json").write_text('{"purpose": "train')
+        if cut in ("checkpoints", "recipe half written"):
+            (folder / "checkpoints").mkdir()
+        if cut == "recipe half written":
+            (folder / ".recipe.yaml.partial").write_text("data: sce")
+        run(folder, num_epochs=1, **way)
+        assert not [each for each in names(folder) if each.startswith(".")]
+        assert read_recipe_file(folder / "recipe.yaml")["resume"] is False
+    if cut == "empty":
+        (tmp_path / "resumed").mkdir()
+        with pytest.raises(FileNotFoundError, match="There is no run to resume in .*; leave out resume to begin one"):
+            run(tmp_path / "resumed", resume=True)
+        assert names(tmp_path / "resumed") == []
+
+
+def test_a_run_that_is_complete_has_no_stale_model(tmp_path):
+    """Killed between the metrics and the end, as by an earlier version."""
+    metrics = run(tmp_path / "run", num_epochs=1)
+    for name in ("best-00000004", ".best-00000004.partial", ".best-00000004.old.partial"):
+        (tmp_path / "run" / "checkpoints" / name).mkdir()
+        (tmp_path / "run" / "checkpoints" / name / "model.safetensors").touch()
+    (tmp_path / "run" / ".README.md.partial").touch()
+    assert run(tmp_path / "run", num_epochs=1, resume=True) == metrics
+    assert names(tmp_path / "run" / "checkpoints") == ["step-00000004"]
+    assert ".README.md.partial" not in names(tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", ["bert", "clip"])
+def test_captions_that_are_longer_than_the_text_encoder_reads(tmp_path, kind):
+    """Of a tokenizer that knows no limit: they are cut, in training as in what loads the model."""
+    options = {"text_model": None, "text_config": None}
+    if kind == "clip":
+        options |= {"clip_model": str(miniatures.save_clip("clip", tmp_path / kind)), "projection_dim": 24}
+        options |= {"vision_config": None, "image_processor": None}
+        limit = 66
+    else:
+        options["text_model"] = str(miniatures.save_text("bert", tmp_path / kind, max_position_embeddings=40))
+        limit = 40
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / kind)
+    tokenizer.model_max_length = int(1e30)
+    tokenizer.save_pretrained(tmp_path / kind)
+    data = load_image_text("scenes", **tiny_recipe()["data_options"])
+    assert max(len(tokenizer(row[0])["input_ids"]) for row in data["train"]["captions"]) > 40
+    metrics = run(tmp_path / "run", num_epochs=1, test=True, **options)
+    model, processor = OmitModel.from_pretrained(tmp_path / "run"), OmitProcessor.from_pretrained(tmp_path / "run")
+    assert processor.tokenizer.model_max_length == limit
+    assert processor(text=["ab " * 100])["input_ids"].shape == (1, limit)
+    processor = OmitProcessor(processor.image_processor, tokenizer)  # without the limit
+    assert evaluate_split(model, processor, data["test"])[0] == metrics["test"]

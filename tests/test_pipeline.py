@@ -1,7 +1,9 @@
+import base64
 import http.server
 import io
 import threading
 
+import miniatures
 import pytest
 import torch
 import transformers
@@ -17,6 +19,8 @@ from transformers.pipelines.pt_utils import KeyDataset
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.alignment import word_alignment
 from omit_hf.hub import ImageTextMatchingPipeline
+from omit_hf.hub.handler import EndpointHandler
+from omit_hf.modeling.backbones_omit import text_settings
 
 TASK, ZERO_SHOT = "image-text-matching", "zero-shot-image-classification"
 TEXT = ["a red circle", "a small blue star and a ring", "two of them"]
@@ -288,3 +292,40 @@ class TestErrors:
         assert len(match(PICTURES[0], text=TEXT)) == 3
         with pytest.raises(ValueError, match="matching is 'mean', which does not align"):
             match(PICTURES[0], text=TEXT, return_alignment=True)
+
+
+@pytest.fixture
+def short_bert(tmp_path):
+    """A model whose BERT has 40 positions, and a processor that knows nothing of it."""
+    tokenizer = miniatures.text_tokenizer("bert")
+    text = {"model_type": "bert", **miniatures.text_options("bert", tokenizer), "max_position_embeddings": 40}
+    model = OmitModel(tiny_config(text_config=text, **text_settings(tokenizer))).eval()
+
+    def fresh_processor():
+        tokenizer = miniatures.text_tokenizer("bert")
+        tokenizer.model_max_length = int(1e30)
+        return OmitProcessor(ViTImageProcessor(do_resize=False), tokenizer)
+
+    return model, fresh_processor
+
+
+def test_a_sentence_that_is_too_long_for_the_text_encoder(short_bert, tmp_path):
+    """It is cut for whatever has the model beside the processor: pipeline, alignment and endpoint."""
+    model, fresh_processor = short_bert
+    long = "ab " * 100
+    with pytest.raises(ValueError, match="has 202 tokens a caption; the text encoder takes 40. Cut them"):
+        model(**fresh_processor()(images=PICTURES[0], text=long))
+    [cut] = fresh_processor()(text=long, max_length=40)["input_ids"]
+    with torch.inference_mode():
+        expected = model(**fresh_processor()(images=PICTURES[0], text=long, max_length=40)).similarity.item()
+    assert len(cut) == 40
+    [answer] = pipeline(TASK, model=model, processor=fresh_processor(), device="cpu")(PICTURES[0], text=[long])
+    assert answer["score"] == pytest.approx(expected)
+    assert word_alignment(model, fresh_processor(), PICTURES[0], long).similarity == pytest.approx(expected)
+    model.save_pretrained(tmp_path)
+    fresh_processor().save_pretrained(tmp_path)
+    file = io.BytesIO()
+    PICTURES[0].save(file, "png")
+    request = {"inputs": base64.b64encode(file.getvalue()).decode(), "parameters": {"captions": [long]}}
+    [answer] = EndpointHandler(str(tmp_path))(request)
+    assert answer["score"] == pytest.approx(expected, abs=1e-6)

@@ -27,7 +27,7 @@ ENTRIES = {
     "AutoModelForZeroShotImageClassification": "modeling_omit.OmitModel",
     "AutoProcessor": "processing_omit.OmitProcessor",
 }
-ALLOWED = {"torch", "transformers", "huggingface_hub", "PIL", *sys.stdlib_module_names}
+ALLOWED = {"torch", "transformers", "huggingface_hub", "tokenizers", "PIL", *sys.stdlib_module_names}
 TEXTS = ["a red circle", "a small blue star and a ring", "two of them"]
 HUB_ID, COMMIT = "user/tiny-omit", "0123456789abcdef0123456789abcdef01234567"
 STRANGER = PROGRAMS / "load_without_the_package.py"
@@ -126,9 +126,9 @@ def stranger(folder, jobs) -> dict:
     return {**json.loads(done.stdout.splitlines()[-1]), "stderr": done.stderr}
 
 
-def scores(path: Path, regions=None) -> torch.Tensor:
-    """What the package gives, [images, texts]."""
-    model, processor = OmitModel.from_pretrained(path), OmitProcessor.from_pretrained(path)
+def scores(path: Path, regions=None, backend="reference") -> torch.Tensor:
+    """What the package gives by a backend, [images, texts]; a stranger has the reference alone."""
+    model, processor = OmitModel.from_pretrained(path, backend=backend), OmitProcessor.from_pretrained(path)
     images = {"images": str(path.parent / "picture.png")} if regions is None else {"regions": regions}
     with torch.inference_mode():
         return model(**processor(text=TEXTS, **images)).logits_per_image
@@ -139,6 +139,8 @@ def test_without_the_package_scores_are_the_same(stranger, jobs, folder):
     for (path, regions, _), found in zip(jobs, stranger["found"][: len(jobs)], strict=True):
         expected = scores(folder / "plain" if path == HUB_ID else path, regions)
         assert torch.equal(torch.tensor(found["logits"]), expected), path
+        fast = scores(folder / "plain" if path == HUB_ID else path, regions, "auto")
+        torch.testing.assert_close(fast, expected, rtol=0, atol=1e-4)
         assert found["module"].startswith("transformers_modules."), path
 
 
@@ -205,7 +207,8 @@ def test_what_a_checkpoint_says_and_holds(scenes_model, processor, tmp_path):
 def test_a_configuration_alone(tmp_path):
     """It says no more than it holds."""
     tiny_config().save_pretrained(tmp_path)
-    assert code(tmp_path) == {"configuration_omit.py"}
+    assert code(tmp_path) >= {"configuration_omit.py", "matching_omit.py"}  # whose table of heads it checks
+    assert "modeling_omit.py" not in code(tmp_path)
     assert entries(tmp_path) == {"AutoConfig": ENTRIES["AutoConfig"]}
 
 

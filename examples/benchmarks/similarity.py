@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.cards import environment
-from omit_hf.command_line import CommandParser
+from omit_hf.command_line import CommandParser, run_script
 from omit_hf.data import ImageTextInputs, load_image_text
 from omit_hf.evaluation import retrieval_metrics
 from omit_hf.kernels.tiled import score_late_interaction
@@ -338,4 +338,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,16 +1,21 @@
-"""What the scripts share: help that shows defaults, `~` in paths, options in JSON, and errors of one line."""
+"""What the scripts share: help that shows defaults, `~` in paths, options in JSON, errors of one line, any console."""
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from omit_hf.parsing import parse_json, shown
+
+CLOSED_PIPE = 141  # the status of a program that SIGPIPE ended
+DISK_ERRORS = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS", "EFBIG") if hasattr(errno, name)}
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -62,6 +67,58 @@ def json_object(text: str) -> dict:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"{shown(text)} is {type(value).__name__}; expected names and values in {{}}")
     return value
+
+
+def run_script(main: Callable[[], int | None], *others: type[Exception]) -> None:
+    """What every script ends in: runs `main`, and exits with its status where that is not 0.
+
+    What the console cannot show is printed as its escape, such as `\\u2192` for an arrow. Where stdout is closed early,
+    as by `| head`, the script ends without a word, as other programs do. A script writes its files before it prints, so
+    that no console decides over them.
+
+    Args:
+        main: of the script, with its options.
+        others: as of `errors_in_one_line`.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # which a stream of a notebook has not
+            stream.reconfigure(errors="backslashreplace")
+    threading.excepthook = _thread_failed
+    try:
+        with errors_in_one_line(*others):
+            try:
+                status = main()
+            except BrokenPipeError as error:
+                if _flush_stdout("\n") is None:  # it was another pipe
+                    raise OSError(error.errno, error.strerror) from error
+                status = CLOSED_PIPE
+    except BaseException:
+        _flush_stdout()
+        raise
+    error = _flush_stdout()
+    if error is not None and not isinstance(error, BrokenPipeError):
+        sys.exit(f"error: What was printed could not be written: {error}")
+    if status:
+        sys.exit(status)
+
+
+def _flush_stdout(text: str = "") -> OSError | None:
+    """Print a text and what is buffered; the error where it does not arrive, and then nothing is printed any more."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return error
+    return None
+
+
+def _thread_failed(failure, shown_by=threading.excepthook) -> None:
+    """Of a thread that found the disk full, such as TensorBoard's, a line: whoever waits for it gets the error too."""
+    if isinstance(failure.exc_value, OSError) and failure.exc_value.errno in DISK_ERRORS:
+        print(f"error: {failure.exc_value}", file=sys.stderr)
+    else:
+        shown_by(failure)
 
 
 @contextlib.contextmanager

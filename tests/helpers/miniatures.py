@@ -150,10 +150,10 @@ def save_vision(kind: str, folder: Path) -> Path:
     return folder
 
 
-def save_text(kind: str, folder: Path) -> Path:
+def save_text(kind: str, folder: Path, **options) -> Path:
     torch.manual_seed(1)
     tokenizer = text_tokenizer(kind)
-    config = AutoConfig.for_model(kind, **text_options(kind, tokenizer))
+    config = AutoConfig.for_model(kind, **{**text_options(kind, tokenizer), **options})
     model = SiglipTextModel(config) if kind == "siglip_text_model" else AutoModel.from_config(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

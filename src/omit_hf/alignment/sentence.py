@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from omit_hf.alignment.cells import grid_cells, window_of
+from omit_hf.modeling.backbones_omit import fit_tokenizer
 from omit_hf.modeling.features_omit import OmitFeatures
 from omit_hf.modeling.matching_omit import MATCHING, MatchingHead
 from omit_hf.modeling.pictures_omit import rgb_picture
@@ -164,6 +165,7 @@ def align_sentence(
 ) -> WordAlignment:
     """The other half of `word_alignment`, with what `encode_picture` gave; arguments and errors are its own."""
     head = _head(model, matching)
+    fit_tokenizer(model.text_encoder.backbone, processor.tokenizer)
     tokens = processor(text=sentence).to(model.device)
     with _evaluating(model):
         text = model.get_text_features(**tokens)

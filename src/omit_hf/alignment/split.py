@@ -50,7 +50,7 @@ class Aligner:
     def __init__(self, model, processor, split: Dataset):
         check_aligns(model)
         check_offsets(processor.tokenizer)
-        fit_tokenizer(model.config.text_config, processor.tokenizer)
+        fit_tokenizer(model.text_encoder.backbone, processor.tokenizer)
         cached = [name for name in ("image_states", "text_states") if name in split.column_names]
         self.inputs = ImageTextInputs(split.remove_columns(cached), processor)
         check_phrases(split)

@@ -1,10 +1,10 @@
 """Plots of a grid, to be read in black and white and by the colour-blind too."""
 
-import os
 from pathlib import Path
 
 from omit_hf.comparison.table import METRICS
 from omit_hf.modeling.matching_omit import MATCHING
+from omit_hf.writing import appears_when_complete
 
 try:
     from matplotlib.figure import Figure
@@ -50,9 +50,8 @@ def save_plots(found: dict, folder: Path) -> list[Path]:
     for name, figure in plots(found).items():
         for kind in ("png", "svg"):
             files.append(folder / f"{found['grid']}_{name}.{kind}")
-            partial = files[-1].with_name(f".{files[-1].name}.partial")
-            figure.savefig(partial, format=kind, dpi=200)
-            os.replace(partial, files[-1])
+            with appears_when_complete(files[-1]) as partial:
+                figure.savefig(partial, format=kind, dpi=200)
     return files
 
 

@@ -1,6 +1,7 @@
 """Runs of a comparison, each once: what is finished stays, what was interrupted goes on."""
 
 import json
+import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -8,15 +9,15 @@ from pathlib import Path
 from subprocess import DEVNULL, STDOUT, Popen
 
 import psutil
-from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from omit_hf.comparison.plan import Run
+from omit_hf.ownership import FolderLock
 from omit_hf.training import Recipe, read_recipe_file, recipe_changes, usable_cores, write_recipe_file
-from omit_hf.training.checkpoints import METRICS_FILE, RECIPE_FILE, write_atomically
+from omit_hf.training.checkpoints import METRICS_FILE, RECIPE_FILE
+from omit_hf.writing import write_atomically
 
 ROWS_FILE = "runs.jsonl"
-LOCK_FILE = ".lock"
 COSTS = ("trained_parameters", "training_seconds", "scoring_seconds", "scored_pairs", "peak_memory", "best_epoch")
 
 
@@ -73,13 +74,8 @@ class Runner:
             BlockingIOError: if another command runs some in this folder, where the two would write the same files.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self.folder / LOCK_FILE, timeout=0):
-                self.run_alone(runs, title)
-        except Timeout:
-            raise BlockingIOError(
-                f"Another comparison is running in {self.folder}; wait for it, or choose another --output_dir."
-            ) from None
+        with FolderLock(self.folder, "comparison", advice="choose another --output_dir"):
+            self.run_alone(runs, title)
 
     def run_alone(self, runs: list[Run], title: str) -> None:
         """What `run` does, once no other command does it in this folder."""
@@ -119,7 +115,8 @@ class Runner:
                 if self.stopped:
                     return run
                 bar.set_postfix_str(run.name)
-                process = Popen(self.command(run, recipe), stdin=DEVNULL, stdout=output, stderr=STDOUT)
+                environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}  # of the log, whatever the console's is
+                process = Popen(self.command(run, recipe), env=environment, stdin=DEVNULL, stdout=output, stderr=STDOUT)
                 self.processes.add(process)
             status = process.wait()
         with self.lock:

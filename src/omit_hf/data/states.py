@@ -13,6 +13,7 @@ import torch
 from datasets import Array2D, Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets
 
 from omit_hf.data.inputs import ImageTextInputs
+from omit_hf.writing import names_what_fails
 
 
 def cache_states(
@@ -41,6 +42,11 @@ def cache_states(
     if image and any("image" not in rows.column_names for rows in data.values()):
         raise ValueError("The data have no pictures for the vision backbone; cache the states of the text side alone.")
     folder = Path(folder).expanduser()
+    with names_what_fails(folder):
+        return _cached(model, processor, data, folder, image, text, batch_size)
+
+
+def _cached(model, processor, data: DatasetDict, folder: Path, image: bool, text: bool, batch_size: int) -> DatasetDict:
     folder.mkdir(parents=True, exist_ok=True)
     was_training = model.training
     model.eval()

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save
 from omit_hf.data.schema import listed
 from omit_hf.evaluation.pairs import SplitPairs
 from omit_hf.evaluation.retrieval import checked_matrix
+from omit_hf.writing import appears_when_complete
 
 SUFFIX = ".safetensors"
 KIND = "omit_hf.similarity"
@@ -42,9 +43,8 @@ def save_similarity(file: str | Path, similarity: np.ndarray, pairs: SplitPairs)
         "image_ids": json.dumps(pairs.image_ids),
         "captions": json.dumps(pairs.captions),
     }
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_bytes(save(tensors, metadata))  # save_file makes it readable to its owner alone
-    os.replace(partial, file)
+    with appears_when_complete(file) as partial:
+        partial.write_bytes(save(tensors, metadata))  # save_file makes it readable to its owner alone
 
 
 def load_similarity(file: str | Path) -> tuple[np.ndarray, SplitPairs]:

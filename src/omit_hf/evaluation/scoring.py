@@ -199,7 +199,7 @@ def _checked_inputs(model, processor, split: Dataset, batch_size: int, memory_bu
     for name, value in (("batch_size", batch_size), ("memory_budget", memory_budget)):
         if value < 1:
             raise ValueError(f"{name} is {value}; expected at least 1.")
-    fit_tokenizer(model.config.text_config, processor.tokenizer)
+    fit_tokenizer(model.text_encoder.backbone, processor.tokenizer)
     return ImageTextInputs(split, processor)
 
 

@@ -17,6 +17,7 @@ from torch.export import Dim
 from omit_hf.export.parts import Part, head_part, picture_part, picture_size, region_part, text_part
 from omit_hf.export.stand_ins import exportable
 from omit_hf.modeling.matching_omit import MATCHING
+from omit_hf.writing import names_what_fails
 
 FORMATS = {"onnx": ".onnx", "torch_export": ".pt2"}
 DESCRIPTION_FILE = "export.json"
@@ -102,7 +103,7 @@ def export_model(
     kinds["head"] = config.matching
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export.") as scratch:
+    with names_what_fails(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export.") as scratch:
         partial = Path(scratch) / folder.name
         processor.save_pretrained(partial)
         for name, part in parts.items():

@@ -129,6 +129,9 @@ class EndpointHandler:
             raise ValueError(f"The model in {path} takes precomputed regions; expected one that takes pictures.")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = AutoModel.from_pretrained(path, trust_remote_code=True).eval().to(device)
+        limit = getattr(self.model.text_encoder, "most_tokens", None)  # which older checkpoints' code does not know
+        if limit is not None:
+            self.processor.tokenizer.model_max_length = min(self.processor.tokenizer.model_max_length, limit)
         # One request at a time computes: fast tokenizers cannot be shared, and the memory is that of one.
         self.lock = threading.Lock()
 

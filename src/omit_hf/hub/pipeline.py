@@ -15,6 +15,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from omit_hf.alignment import WordAlignment, word_alignment
 from omit_hf.data.pictures import open_picture
+from omit_hf.modeling.backbones_omit import fit_tokenizer
 from omit_hf.modeling.configuration_omit import MAX_LOGIT_SCALE, check_fields
 from omit_hf.modeling.features_omit import OmitFeatures
 from omit_hf.modeling.pictures_omit import as_picture
@@ -67,6 +68,7 @@ class ImageTextMatchingPipeline(Pipeline):
             )
         if processor is None:
             raise ValueError("processor is None; expected the model's OmitProcessor.")
+        fit_tokenizer(model.text_encoder.backbone, processor.tokenizer)
         kwargs.pop("local_files_only", None)  # which `pipeline` has used and passes on
         super().__init__(model=model, processor=processor, **kwargs)
 

@@ -323,7 +323,7 @@ def _loaded(folder: Path) -> tuple[OmitModel, OmitProcessor]:
         raise ValueError(f"The configuration in {folder} is not valid: {error.__cause__}") from error
     except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
         raise ValueError(f"The model in {folder} does not load, so it is not published: {error}") from error
-    fit_tokenizer(model.config.text_config, processor.tokenizer)
+    fit_tokenizer(model.text_encoder.backbone, processor.tokenizer)
     broken = [name for name, weight in model.state_dict().items() if not weight.isfinite().all()]
     if broken:
         raise ValueError(

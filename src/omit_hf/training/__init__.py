@@ -1,6 +1,6 @@
 """From a recipe to a trained model."""
 
-from omit_hf.training.checkpoints import check_output_files, recipe_changes, write_atomically
+from omit_hf.training.checkpoints import check_output_files, holding_runs, recipe_changes
 from omit_hf.training.loop import train, usable_cores, use_cpu_threads
 from omit_hf.training.recipe import Recipe
 from omit_hf.training.recipe_files import (
@@ -18,6 +18,7 @@ __all__ = [
     "Recipe",
     "check_output_files",
     "data_of_model",
+    "holding_runs",
     "load_split",
     "parse_recipe",
     "read_mapping",
@@ -28,6 +29,5 @@ __all__ = [
     "train",
     "usable_cores",
     "use_cpu_threads",
-    "write_atomically",
     "write_recipe_file",
 ]

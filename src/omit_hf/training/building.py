@@ -26,7 +26,9 @@ def build_model(recipe: Recipe, train: Dataset) -> tuple[OmitModel, OmitProcesso
     """
     if recipe.clip_model is not None:
         model = OmitModel.from_clip(recipe.clip_model, **recipe.config_values())
-        processor = OmitProcessor(_image_processor(recipe), pretrained_tokenizer(recipe.clip_model))
+        tokenizer = pretrained_tokenizer(recipe.clip_model)
+        fit_tokenizer(model.text_encoder.backbone, tokenizer)
+        processor = OmitProcessor(_image_processor(recipe), tokenizer)
     else:
         model, processor = _from_two_sides(recipe, train)
     if not recipe.takes_regions:
@@ -45,7 +47,7 @@ def _from_two_sides(recipe: Recipe, train: Dataset) -> tuple[OmitModel, OmitProc
     if recipe.text_model is not None:
         tokenizer = pretrained_tokenizer(recipe.text_model)
         text_backbone = pretrained_backbone(recipe.text_model, "text_config", "float32")
-        fit_tokenizer(text_backbone.config, tokenizer)
+        fit_tokenizer(text_backbone, tokenizer)
         text_config = text_backbone.config.to_dict()
     else:
         tokenizer = build_word_tokenizer(captions_of(train), recipe.min_word_count)

@@ -1,25 +1,29 @@
 """The output folder of a run: its checks, its checkpoints, and its log; nothing in it is ever half-written."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from omit_hf.ownership import LOCK_FILE, FolderLock
 from omit_hf.training.recipe import Recipe
 from omit_hf.training.recipe_files import RECIPE_FILE, read_recipe_file, write_recipe_file
+from omit_hf.writing import names_what_fails, partial_of, remove_folder, write_atomically
 
 METRICS_FILE, CARD_FILE = "metrics.json", "README.md"
 LOG_FILE = "train_log.jsonl"
 CHECKPOINTS, PROGRESS_FILE = "checkpoints", "progress.json"
 # Patterns of all that a run writes; nothing else is ever deleted.
-RUN_NAMES = (RECIPE_FILE, METRICS_FILE, CARD_FILE, LOG_FILE, CHECKPOINTS, "logs", ".*.partial")
+RUN_NAMES = (RECIPE_FILE, METRICS_FILE, CARD_FILE, LOG_FILE, CHECKPOINTS, "logs", ".*.partial", f"{LOCK_FILE}*")
 RUN_NAMES += ("config.json", "model*.safetensors", "model.safetensors.index.json", "processor_config.json")
 RUN_NAMES += (
     "tokenizer*",
@@ -31,6 +35,8 @@ RUN_NAMES += (
     "*_omit.py",
 )
 CHECKPOINT_NAMES = ("step-*", "best-*", ".*.partial")
+# What a run leaves that was killed before it had a recipe: nothing that is worth keeping.
+UNBEGUN_NAMES = (CHECKPOINTS, ".*.partial", f"{LOCK_FILE}*")
 # Fields that may change between the parts of an interrupted run, because its result does not depend on them but for the
 # rounding of sums, which cpu_threads and the sizes of evaluation order.
 FREE_FIELDS = {
@@ -84,19 +90,24 @@ class Progress:
     vocabulary: str = ""
 
 
-def on_main_process(accelerator: Accelerator, action: Callable[[], object]) -> None:
-    """Do something on the main process while the others wait; what it raises, all raise."""
-    error = None
+Result = TypeVar("Result")
+
+
+def on_main_process(accelerator: Accelerator, action: Callable[[], Result]) -> Result:
+    """Do something on the main process while the others wait, and give its result to all; what it raises, all raise."""
+    result = error = None
     if accelerator.is_main_process:
         try:
-            action()
+            result = action()
         except Exception as caught:
             error = caught
-    [message] = broadcast_object_list([None if error is None else str(error)])
+    kind = next((kind for kind in (OSError, ValueError) if isinstance(error, kind)), RuntimeError)
+    [(result, failed, kind)] = broadcast_object_list([(result, None if error is None else str(error), kind)])
     if error is not None:
         raise error
-    if message is not None:
-        raise RuntimeError(f"The main process failed: {message}")
+    if failed is not None:
+        raise kind(f"The main process failed: {failed}")
+    return result
 
 
 def check_output_dir(recipe: Recipe) -> None:
@@ -119,19 +130,19 @@ def check_output_dir(recipe: Recipe) -> None:
         raise PermissionError(f"output_dir is {folder}, but {nearest} cannot be written to; choose another one.")
     if recipe.resume:
         _check_resumed(recipe, folder)
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and _has_begun(folder):
         if not recipe.overwrite_output_dir:
             raise FileExistsError(
                 f"output_dir {folder} is not empty. Choose another one, or set resume to go on with its run, or "
                 "overwrite_output_dir to delete it."
             )
-        # A recipe alone may be somebody's own.
-        if not (folder / RECIPE_FILE).is_file() or not (folder / CHECKPOINTS).is_dir():
+        if not is_run(folder):
             raise FileExistsError(
                 f"output_dir {folder} holds no run of ours, so it is not emptied; choose another one."
             )
         foreign = [each for each in folder.iterdir() if not _matches(each, RUN_NAMES)]
-        foreign += [each for each in (folder / CHECKPOINTS).iterdir() if not _matches(each, CHECKPOINT_NAMES)]
+        if (folder / CHECKPOINTS).is_dir():
+            foreign += [each for each in (folder / CHECKPOINTS).iterdir() if not _matches(each, CHECKPOINT_NAMES)]
         if foreign:
             listed = ", ".join(sorted(str(each.relative_to(folder)) for each in foreign))
             raise FileExistsError(
@@ -139,24 +150,69 @@ def check_output_dir(recipe: Recipe) -> None:
             )
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run; a recipe alone may be somebody's own."""
+    checkpoints = folder / CHECKPOINTS
+    return (folder / RECIPE_FILE).is_file() and (checkpoints.is_dir() or partial_of(checkpoints).is_dir())
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether there is more in a folder than a run leaves that was killed before it had a recipe."""
+    if any(not _matches(each, UNBEGUN_NAMES) for each in folder.iterdir()):
+        return True
+    return (folder / CHECKPOINTS).exists() and any(os.scandir(folder / CHECKPOINTS))
+
+
+def claim_output_dir(recipe: Recipe, lock: FolderLock) -> None:
+    """Check the output folder and, if it is there, take its lock; changes nothing else.
+
+    Raises:
+        BlockingIOError: if another command writes into it.
+        OSError, ValueError: as `check_output_dir`.
+    """
+    folder = Path(recipe.output_dir)
+    if (folder / LOCK_FILE).is_file():  # first, since what its holder is about to write is not there yet
+        lock.acquire()
+    check_output_dir(recipe)
+    if folder.is_dir():
+        lock.acquire()
+        check_output_dir(recipe)  # once more, for what has come into the folder meanwhile
+
+
 def begin_output_dir(recipe: Recipe) -> None:
-    """Delete the run that is to be overwritten, and make the folder of the new one. Raises as `check_output_dir`."""
+    """Delete the run that is to be overwritten, and make the folder of the new one. Raises as `check_output_dir`.
+
+    Wherever it is cut off it can be repeated; and the old recipe, while it is there, begins its run anew.
+    """
     check_output_dir(recipe)  # once more, for what has come into the folder meanwhile
     folder = Path(recipe.output_dir)
-    (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    old = [each for each in folder.iterdir() if each.name not in (RECIPE_FILE, CHECKPOINTS)]  # these mark it as a run
-    for each in sorted([*old, *(folder / CHECKPOINTS).iterdir()], key=lambda each: each.name != METRICS_FILE):
-        if each.is_dir() and not each.is_symlink():
-            shutil.rmtree(each)
-        else:
-            each.unlink()
-    partial = folder / f".{RECIPE_FILE}.partial"
-    write_recipe_file(replace(recipe, overwrite_output_dir=False), partial)  # what is repeated from it deletes nothing
-    os.replace(partial, folder / RECIPE_FILE)
+    checkpoints = folder / CHECKPOINTS
+    with names_what_fails(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / METRICS_FILE).unlink(missing_ok=True)
+        doomed = partial_of(checkpoints)
+        if checkpoints.is_dir() and any(os.scandir(checkpoints)):  # all of them at once, so that none is half there
+            if doomed.exists():
+                shutil.rmtree(doomed)
+            os.replace(checkpoints, doomed)
+        checkpoints.mkdir(exist_ok=True)
+        for each in folder.iterdir():
+            if each.name in (RECIPE_FILE, CHECKPOINTS) or each.name.startswith(LOCK_FILE):
+                continue
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each)
+            else:
+                each.unlink()
+        partial = partial_of(folder / RECIPE_FILE)
+        # What is repeated from it deletes nothing, and needs no run that is there.
+        write_recipe_file(replace(recipe, overwrite_output_dir=False, resume=False), partial)
+        os.replace(partial, folder / RECIPE_FILE)
 
 
 def _check_resumed(recipe: Recipe, folder: Path) -> None:
     if not (folder / RECIPE_FILE).is_file():
+        if folder.is_dir() and any(folder.iterdir()) and not _has_begun(folder):
+            return  # a run that was killed before it had a recipe
         raise FileNotFoundError(f"There is no run to resume in {folder}; leave out resume to begin one.")
     changes = recipe_changes(asdict(Recipe(**read_recipe_file(folder / RECIPE_FILE))), recipe)
     if changes:
@@ -187,27 +243,58 @@ def _matches(file: Path, patterns: tuple[str, ...]) -> bool:
 
 def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, keep: int) -> None:
     """Save everything that the run needs to go on from here, under a name that appears when all is written."""
-    name = f"step-{progress.step:08d}"
-    final, partial = folder / CHECKPOINTS / name, folder / CHECKPOINTS / f".{name}.partial"
+    final = checkpoint_folder(folder, progress)
+    partial = partial_of(final)
 
     def begin():
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        with names_what_fails(partial):
+            if partial.exists():
+                shutil.rmtree(partial)
+            partial.mkdir(parents=True)
 
     def finish():
-        (partial / PROGRESS_FILE).write_text(json.dumps(asdict(progress)), encoding="utf-8")
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
-        for old in checkpoints_of(folder)[:-keep]:
-            shutil.rmtree(old)
-        for old in (folder / CHECKPOINTS).glob("best-*"):  # only now, since the last checkpoint knew of the old one
-            if old != best_folder(folder, progress):
-                shutil.rmtree(old)
+        with names_what_fails(final):
+            (partial / PROGRESS_FILE).write_text(json.dumps(asdict(progress)), encoding="utf-8")
+            remove_folder(final)
+            os.replace(partial, final)
+            for old in checkpoints_of(folder)[:-keep]:
+                remove_folder(old)
 
-    on_main_process(accelerator, begin)
-    accelerator.save_state(str(partial))
-    accelerator.wait_for_everyone()
-    on_main_process(accelerator, finish)
+    try:
+        on_main_process(accelerator, begin)
+        with names_what_fails(partial):
+            accelerator.save_state(str(partial))
+        accelerator.wait_for_everyone()
+        on_main_process(accelerator, finish)
+    except Exception:
+        if accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)  # room on a full disk
+        raise
+
+
+def record_progress(folder: Path, progress: Progress) -> None:
+    """Put a validation into the checkpoint that was saved before it, and delete what is not needed any more."""
+    write_atomically(checkpoint_folder(folder, progress) / PROGRESS_FILE, json.dumps(asdict(progress)))
+    tidy_output_dir(folder, progress)
+
+
+def tidy_output_dir(folder: Path, progress: Progress | None = None) -> None:
+    """Delete what an interrupted run has left: what is not complete, and models that are not the best any more.
+
+    Args:
+        folder: of the run.
+        progress: of its last checkpoint, which knows its best model; None for a run that is complete.
+    """
+    best = None if progress is None else best_folder(folder, progress)
+    with names_what_fails(folder):
+        for old in (folder / CHECKPOINTS).glob("best-*"):
+            if old != best:
+                remove_folder(old)
+        for left in [*folder.glob(".*.partial"), *(folder / CHECKPOINTS).glob(".*.partial")]:
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
 
 
 def load_last_checkpoint(accelerator: Accelerator, folder: Path, vocabulary: str) -> Progress:
@@ -216,9 +303,16 @@ def load_last_checkpoint(accelerator: Accelerator, folder: Path, vocabulary: str
     Raises:
         ValueError: if the run had another number of processes or another vocabulary.
     """
-    found = checkpoints_of(folder)
+    found = on_main_process(accelerator, lambda: checkpoints_of(folder))  # the same for all
+    progress = Progress(num_processes=accelerator.num_processes, vocabulary=vocabulary)
     if not found:
-        return Progress(num_processes=accelerator.num_processes, vocabulary=vocabulary)
+
+        def begin_anew():
+            (folder / CHECKPOINTS).mkdir(exist_ok=True)  # first, since it marks the folder as a run's
+            tidy_output_dir(folder, progress)
+
+        on_main_process(accelerator, begin_anew)
+        return progress
     progress = Progress(**json.loads((found[-1] / PROGRESS_FILE).read_text(encoding="utf-8")))
     if progress.num_processes != accelerator.num_processes:
         raise ValueError(
@@ -231,6 +325,7 @@ def load_last_checkpoint(accelerator: Accelerator, folder: Path, vocabulary: str
             "have changed since the run began. Put back what they were, or begin anew in another output_dir."
         )
     accelerator.load_state(str(found[-1]))
+    on_main_process(accelerator, lambda: tidy_output_dir(folder, progress))
     return progress
 
 
@@ -244,55 +339,83 @@ def checkpoints_of(folder: Path) -> list[Path]:
     return sorted((folder / CHECKPOINTS).glob("step-*"))
 
 
+def checkpoint_folder(folder: Path, progress: Progress) -> Path:
+    """Where the checkpoint of a step is."""
+    return folder / CHECKPOINTS / f"step-{progress.step:08d}"
+
+
 def best_folder(folder: Path, progress: Progress) -> Path:
     """Where the best model yet is."""
     return folder / CHECKPOINTS / f"best-{progress.best_step:08d}"
 
 
-def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
-    """Make a folder that appears when `write` has filled it."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+def publish_best(folder: Path, best: Path) -> None:
+    """Move the best model's files to the top of the output folder; wherever it is cut off it can be repeated."""
+    if best.is_dir():
+        with names_what_fails(folder):
+            for file in list(best.iterdir()):
+                os.replace(file, folder / file.name)
+            best.rmdir()
 
 
 class TrainingLog:
-    """One JSON line a step, written in blocks; the loss of a step that was undone by a resume is not in it."""
+    """One JSON line a step, written in blocks, each step once and in their order, whatever was interrupted and resumed.
+
+    A step that a resume undoes is not in it.
+    """
 
     def __init__(self, folder: Path, step: int):
         self.file = folder / LOG_FILE
         self.lines: list[dict] = []
         if self.file.exists():
-            kept = [line for line in self.file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-            write_atomically(self.file, "".join(f"{line}\n" for line in kept))
+            lines = self.file.read_text(encoding="utf-8", errors="replace").splitlines()
+            kept = {number: line for line in lines if (number := _step_of(line)) <= step}
+            write_atomically(self.file, "".join(f"{kept[number]}\n" for number in sorted(kept)))
 
     def add(self, **values) -> None:
         self.lines.append(values)
 
     def write(self) -> None:
-        with self.file.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in self.lines)
+        with names_what_fails(self.file), self.file.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(line) + "\n" for line in self.lines))
         self.lines.clear()
 
 
 def check_output_files(*files: str | Path | None) -> None:
-    """Raise a FileNotFoundError for a file, of those that are to be written, whose folder is not there."""
+    """See that files can be written, before the work whose results they get; None are none.
+
+    Raises:
+        FileNotFoundError: for a file whose folder is not there.
+        IsADirectoryError: for one that is a folder.
+        PermissionError: for one whose folder cannot be written to.
+    """
     for file in map(Path, filter(None, files)):
         if not file.parent.is_dir():
             raise FileNotFoundError(f"There is no folder {file.parent} for {file.name}; make it first.")
+        if file.is_dir():
+            raise IsADirectoryError(f"{file} is a folder; expected the name of a file.")
+        if not os.access(file.parent, os.W_OK | os.X_OK):
+            raise PermissionError(f"{file} cannot be written: its folder is read-only; choose another one.")
 
 
-def write_atomically(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)
+@contextlib.contextmanager
+def holding_runs(*files: str | Path | None, purpose: str) -> Iterator[None]:
+    """Hold the lock of every run that one of these files lies in, so that no two commands write into it.
+
+    Raises:
+        BlockingIOError: if another command writes into one.
+        OSError: as `check_output_files`.
+    """
+    check_output_files(*files)
+    folders = {file.resolve().parent for file in map(Path, filter(None, files))}
+    with contextlib.ExitStack() as locks:
+        for folder in sorted(filter(is_run, folders)):
+            locks.enter_context(FolderLock(folder, purpose, advice="write elsewhere"))
+        yield
 
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
-    except json.JSONDecodeError:  # cut off by a kill
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):  # cut off by a kill
         return float("inf")

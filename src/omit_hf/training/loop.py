@@ -1,8 +1,8 @@
 """The training loop."""
 
+import contextlib
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -20,6 +20,7 @@ from omit_hf.cards import environment, model_card
 from omit_hf.data import ImageTextInputs, cache_states, check_data, load_image_text, shuffle_captions
 from omit_hf.evaluation import evaluate_split
 from omit_hf.modeling import OmitModel, OmitProcessor
+from omit_hf.ownership import FolderLock
 from omit_hf.training.building import build_augmentation, build_model, use_word_vectors
 from omit_hf.training.checkpoints import (
     CARD_FILE,
@@ -28,13 +29,14 @@ from omit_hf.training.checkpoints import (
     TrainingLog,
     begin_output_dir,
     best_folder,
-    check_output_dir,
+    claim_output_dir,
     load_last_checkpoint,
     on_main_process,
+    publish_best,
+    record_progress,
     save_checkpoint,
+    tidy_output_dir,
     vocabulary_digest,
-    write_atomically,
-    write_folder,
 )
 from omit_hf.training.optimisation import (
     freeze_unreached,
@@ -44,13 +46,15 @@ from omit_hf.training.optimisation import (
     unfreezing,
 )
 from omit_hf.training.recipe import Recipe
+from omit_hf.training.recipe_files import RECIPE_FILE
+from omit_hf.writing import write_atomically, write_folder
 
 
 def train(recipe: Recipe) -> dict:
     """Train, validate every epoch, test the best model, and leave a folder that `from_pretrained` loads.
 
     Under `accelerate launch` with several processes each takes its share of every batch, and the negatives come from
-    all of them.
+    all of them. Each of them holds the lock of the output folder to its end.
 
     Args:
         recipe: the experiment.
@@ -60,6 +64,8 @@ def train(recipe: Recipe) -> dict:
 
     Raises:
         ValueError, OSError: for data, a model or an output folder that does not fit the recipe; before any training.
+        BlockingIOError: if another command writes into the output folder.
+        OSError: if the disk is full or cannot be written to; resuming goes on from the last checkpoint.
         FloatingPointError: if the loss is no longer a number; the last checkpoint is from before.
     """
     recipe.validate()  # once more, for what was set since it was made
@@ -75,22 +81,25 @@ def train(recipe: Recipe) -> dict:
         project_dir=recipe.output_dir,
     )
     use_cpu_threads(accelerator, recipe.cpu_threads)
-    try:
-        return run(accelerator, recipe)
-    finally:
-        # The wrapped model first: as the last owner of the process group it would wait, with Python's lock held, for
+    lock = FolderLock(recipe.output_dir, "training", accelerator.process_index)
+    with contextlib.ExitStack() as ending:  # the last one first
+        ending.callback(lock.release)
+        ending.callback(accelerator.end_training)
+        # The wrapped model before the process group: as its last owner it would wait, with Python's lock held, for
         # threads that need the lock.
-        accelerator.free_memory()
-        accelerator.end_training()
+        ending.callback(accelerator.free_memory)
+        return run(accelerator, recipe, lock)
 
 
-def run(accelerator: Accelerator, recipe: Recipe) -> dict:
+def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
     """What `train` does on each process."""
     folder = Path(recipe.output_dir)
-    on_main_process(accelerator, lambda: check_output_dir(recipe))
-    if recipe.resume and (folder / METRICS_FILE).exists():
+    begun, complete = on_main_process(accelerator, lambda: enter(recipe, folder, lock))
+    if folder.is_dir():
+        lock.acquire()
+    if complete is not None:
         accelerator.print(f"The run in {folder} is complete.")
-        return json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+        return complete
 
     set_seed(recipe.seed)
     used = ["train", "validation", *["test"] * recipe.test]
@@ -130,16 +139,21 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
         )
 
     vocabulary = vocabulary_digest(processor.tokenizer)
-    if recipe.resume:
+    if begun:
         progress = load_last_checkpoint(accelerator, folder, vocabulary)
     else:  # only now, when nothing is left that the recipe can be wrong about
-        on_main_process(accelerator, lambda: begin_output_dir(recipe))
+        on_main_process(accelerator, lambda: begin(recipe, folder, lock))
+        lock.acquire()
         progress = Progress(num_processes=accelerator.num_processes, vocabulary=vocabulary)
     if recipe.tensorboard:
         accelerator.init_trackers("logs")
     log = TrainingLog(folder, progress.step) if accelerator.is_main_process else None
 
-    while progress.epoch < recipe.num_epochs and not stopped(recipe, progress):
+    while True:
+        if len(progress.validations) < progress.epoch:  # its checkpoint is there, whatever becomes of the validation
+            validate(accelerator, recipe, model, processor, data["validation"], progress)
+        if progress.epoch == recipe.num_epochs or stopped(recipe, progress):
+            break
         if unfreeze(stages, progress.epoch) and accelerator.num_processes > 1:
             # The distributed wrapper exchanges the gradients of the parameters that had one when it was made.
             raw = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
@@ -148,19 +162,18 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
         if inputs.augmentation is not None:
             inputs.augmentation.epoch = progress.epoch  # before the epoch's worker processes get their copy
         train_epoch(accelerator, recipe, model, optimizer, loader, progress, log)
-        if stopped(recipe, progress) and progress.batch > 0:  # in mid-epoch: the checkpoint is there, no validation
-            break
-        validate(accelerator, recipe, model, processor, data["validation"], progress)
-        save_checkpoint(accelerator, folder, progress, recipe.keep_checkpoints)
+        if progress.batch == 0:  # else it was stopped in mid-epoch, where the checkpoint is there
+            save_checkpoint(accelerator, folder, progress, recipe.keep_checkpoints)
     if progress.epoch < recipe.num_epochs:
         accelerator.print(f"Stopped at step {progress.step} (max_steps); resume goes on from here.")
         return {"steps": progress.step, "validation": progress.validations[-1:]}
 
-    best = OmitModel.from_pretrained(best_folder(folder, progress)).to(accelerator.device)
-    started, seconds = time.perf_counter(), {}
-    sizes = {"batch_size": recipe.eval_batch_size, "memory_budget": recipe.eval_memory}
-    test, scores = None, None
+    on_main_process(accelerator, lambda: publish_best(folder, best_folder(folder, progress)))
+    test, scores, seconds = None, None, {}
     if recipe.test:
+        best = OmitModel.from_pretrained(folder).to(accelerator.device)
+        sizes = {"batch_size": recipe.eval_batch_size, "memory_budget": recipe.eval_memory}
+        started = time.perf_counter()
         test, scores = evaluate_split(best, processor, data["test"], **sizes, seconds=seconds)
     metrics = {
         "test": test,
@@ -175,7 +188,7 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
         "test_seconds": round(time.perf_counter() - started, 1) if recipe.test else None,
         "scoring_seconds": round(seconds["scoring"], 4) if recipe.test else None,  # of it, without the encoding
         "scored_pairs": scores.size if recipe.test else None,
-        "parameters": sum(parameter.numel() for parameter in best.parameters()),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained_parameters": trained_parameters,
         "word_vectors": word_vectors,
         "splits": {
@@ -184,7 +197,7 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
         "recipe": asdict(recipe),
         "environment": environment(accelerator.num_processes, accelerator.device),
     }
-    on_main_process(accelerator, lambda: finish(folder, best_folder(folder, progress), metrics))
+    on_main_process(accelerator, lambda: finish(folder, metrics))
     accelerator.print(
         f"Trained on {metrics['pairs_per_second']:.1f} pairs/s, waiting for data {metrics['waiting_for_data']:.1%} of "
         f"the time; peak memory {metrics['peak_memory'] / 2**30:.2f} GiB "
@@ -192,6 +205,24 @@ def run(accelerator: Accelerator, recipe: Recipe) -> dict:
         + (f"Test RSUM {test['rsum']:.1f}." if recipe.test else "Not tested.")
     )
     return metrics
+
+
+def enter(recipe: Recipe, folder: Path, lock: FolderLock) -> tuple[bool, dict | None]:
+    """Check and lock the output folder; whether its run is to go on, and the metrics of one that is complete."""
+    claim_output_dir(recipe, lock)
+    if not recipe.resume:
+        return False, None
+    if (folder / METRICS_FILE).is_file():
+        tidy_output_dir(folder)
+        return True, json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+    return (folder / RECIPE_FILE).is_file(), None
+
+
+def begin(recipe: Recipe, folder: Path, lock: FolderLock) -> None:
+    """Make the output folder of a new run, and lock it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock.acquire()
+    begin_output_dir(recipe)
 
 
 def train_epoch(accelerator, recipe, model, optimizer, loader, progress: Progress, log: TrainingLog | None) -> None:
@@ -276,7 +307,7 @@ def peak_memory(accelerator: Accelerator) -> int:
 
 
 def validate(accelerator, recipe, model, processor, split, progress: Progress) -> None:
-    """Measure retrieval on the validation split, and save the model if its RSUM is the best yet."""
+    """Measure retrieval on the validation split, save the model if its RSUM is the best yet, and record it."""
     raw = accelerator.unwrap_model(model)
     # Each forward pass begins with the first process's batch-norm statistics; since the last one they have moved apart.
     if accelerator.num_processes > 1:
@@ -288,11 +319,17 @@ def validate(accelerator, recipe, model, processor, split, progress: Progress) -
     progress.validations.append(metrics)
     accelerator.log({f"validation/{name}": value for name, value in metrics.items()}, step=progress.step)
     accelerator.print(f"Epoch {progress.epoch}: validation RSUM {metrics['rsum']:.1f}, step {progress.step}")
-    if metrics["rsum"] > progress.best_rsum:
+    folder, better = Path(recipe.output_dir), metrics["rsum"] > progress.best_rsum
+    if better:
         progress.best_rsum, progress.best_epoch = metrics["rsum"], progress.epoch - 1
         progress.best_step = progress.step
-        best = best_folder(Path(recipe.output_dir), progress)
-        on_main_process(accelerator, lambda: write_folder(best, lambda partial: save_model(raw, processor, partial)))
+
+    def record():
+        if better:
+            write_folder(best_folder(folder, progress), lambda partial: save_model(raw, processor, partial))
+        record_progress(folder, progress)
+
+    on_main_process(accelerator, record)
 
 
 def save_model(model: OmitModel, processor: OmitProcessor, folder: Path) -> None:
@@ -300,19 +337,15 @@ def save_model(model: OmitModel, processor: OmitProcessor, folder: Path) -> None
     processor.save_pretrained(folder)
 
 
-def finish(folder: Path, best: Path, metrics: dict) -> None:
-    """Put the best model at the top of the output folder, then its card, and last the metrics: then it is complete.
+def finish(folder: Path, metrics: dict) -> None:
+    """Write the card of the model that was published and, last of all, the metrics: then the run is complete.
 
     A model that was not tested has no card.
     """
-    for file in best.iterdir():
-        partial = folder / f".{file.name}.partial"
-        shutil.copyfile(file, partial)
-        os.replace(partial, folder / file.name)
     if metrics["test"] is not None:
         write_atomically(folder / CARD_FILE, model_card(metrics))
+    tidy_output_dir(folder)
     write_atomically(folder / METRICS_FILE, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
-    shutil.rmtree(best)
 
 
 def stopped(recipe: Recipe, progress: Progress) -> bool:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from omit_hf.writing import appears_when_complete
+
 FORMATS = ("png", "svg", "pdf")
 
 
@@ -33,9 +35,5 @@ def check_figure_file(file: str | Path) -> Path:
 def save_figure(figure: Figure, file: str | Path, dpi: int = 150) -> None:
     """Write a figure as PNG, SVG or PDF, as the name of the file ends. Raises as `check_figure_file`."""
     file = check_figure_file(file)
-    partial = file.with_name(f".{file.name}.partial")
-    try:
+    with appears_when_complete(file) as partial:
         figure.savefig(partial, format=file.suffix.lower().removeprefix("."), dpi=dpi)
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
