@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 # Triton reads it when it is imported, which transformers does: without a GPU the kernels run in its interpreter.
 if not torch.cuda.is_available():
@@ -70,3 +71,12 @@ def published(scenes_model, processor, tmp_path):
     processor.save_pretrained(tmp_path / "model")
     write_recipe_file(Recipe(**tiny_recipe()), tmp_path / "model" / "recipe.yaml")
     return tmp_path / "model"
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache of `datasets` for the test alone, and Accelerate as in a new process."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)

@@ -4,7 +4,6 @@ import pickle
 import numpy as np
 import pytest
 import sources
-from accelerate.state import AcceleratorState
 from tiny import tiny_recipe
 
 from omit_hf import OmitModel, OmitProcessor
@@ -12,13 +11,7 @@ from omit_hf.data import DataError, ImageTextInputs, load_image_text
 from omit_hf.evaluation import evaluate_split
 from omit_hf.training import Recipe, train
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def recipe(folder, source, options, **fields) -> Recipe:

@@ -8,19 +8,12 @@ from pathlib import Path
 
 import pytest
 import sources
-from accelerate.state import AcceleratorState
 from tiny import tiny_recipe
 
 from omit_hf.data import DataError, check_data, load_hub, load_image_text
 from omit_hf.training import Recipe, load_split, train
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def cutouts(folder):

@@ -341,8 +341,8 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_file_as_it_was(tmp_path, monke
     [
         ("a.gif", ValueError, "expected a name that ends in one of .png, .svg, .pdf"),
         ("a", ValueError, "expected a name that ends in one of"),
-        ("none/a.png", FileNotFoundError, "there is no folder .*none; make it first"),
-        ("folder.png", IsADirectoryError, "which is a folder"),
+        ("none/a.png", FileNotFoundError, "There is no folder .*none for a.png; make it first"),
+        ("folder.png", IsADirectoryError, "is a folder; expected the name of a file"),
     ],
 )
 def test_outputs_that_cannot_be(tmp_path, name, error, message):

@@ -94,3 +94,20 @@ def remove_folder(folder: Path) -> None:
             shutil.rmtree(doomed)
         os.replace(folder, doomed)
         shutil.rmtree(doomed)
+
+
+def check_output_files(*files: str | Path | None) -> None:
+    """See that files can be written, before the work whose results they get; None are none.
+
+    Raises:
+        FileNotFoundError: for a file whose folder is not there.
+        IsADirectoryError: for one that is a folder.
+        PermissionError: for one whose folder cannot be written to.
+    """
+    for file in map(Path, filter(None, files)):
+        if not file.parent.is_dir():
+            raise FileNotFoundError(f"There is no folder {file.parent} for {file.name}; make it first.")
+        if file.is_dir():
+            raise IsADirectoryError(f"{file} is a folder; expected the name of a file.")
+        if not os.access(file.parent, os.W_OK | os.X_OK):
+            raise PermissionError(f"{file} cannot be written: its folder is read-only; choose another one.")

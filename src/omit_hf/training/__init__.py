@@ -1,6 +1,6 @@
 """From a recipe to a trained model."""
 
-from omit_hf.training.checkpoints import check_output_files, holding_runs, recipe_changes
+from omit_hf.training.checkpoints import holding_runs, recipe_changes
 from omit_hf.training.loop import train, usable_cores, use_cpu_threads
 from omit_hf.training.recipe import Recipe
 from omit_hf.training.recipe_files import (
@@ -16,7 +16,6 @@ from omit_hf.training.recipe_files import (
 
 __all__ = [
     "Recipe",
-    "check_output_files",
     "data_of_model",
     "holding_runs",
     "load_split",

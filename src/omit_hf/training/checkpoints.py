@@ -17,7 +17,7 @@ from accelerate.utils import broadcast_object_list
 from omit_hf.ownership import LOCK_FILE, FolderLock
 from omit_hf.training.recipe import Recipe
 from omit_hf.training.recipe_files import RECIPE_FILE, read_recipe_file, write_recipe_file
-from omit_hf.writing import names_what_fails, partial_of, remove_folder, write_atomically
+from omit_hf.writing import check_output_files, names_what_fails, partial_of, remove_folder, write_atomically
 
 METRICS_FILE, CARD_FILE = "metrics.json", "README.md"
 LOG_FILE = "train_log.jsonl"
@@ -379,23 +379,6 @@ class TrainingLog:
         with names_what_fails(self.file), self.file.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(line) + "\n" for line in self.lines))
         self.lines.clear()
-
-
-def check_output_files(*files: str | Path | None) -> None:
-    """See that files can be written, before the work whose results they get; None are none.
-
-    Raises:
-        FileNotFoundError: for a file whose folder is not there.
-        IsADirectoryError: for one that is a folder.
-        PermissionError: for one whose folder cannot be written to.
-    """
-    for file in map(Path, filter(None, files)):
-        if not file.parent.is_dir():
-            raise FileNotFoundError(f"There is no folder {file.parent} for {file.name}; make it first.")
-        if file.is_dir():
-            raise IsADirectoryError(f"{file} is a folder; expected the name of a file.")
-        if not os.access(file.parent, os.W_OK | os.X_OK):
-            raise PermissionError(f"{file} cannot be written: its folder is read-only; choose another one.")
 
 
 @contextlib.contextmanager

@@ -8,19 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from omit_hf.alignment import WordAlignment
-from omit_hf.visualization.panels import (
-    GAP,
-    PALE,
-    TITLE,
-    UNDER,
-    colour_scale,
-    panel_size,
-    picture_panel,
-    place,
-    shown_picture,
-    word_panel,
-    write,
-)
+from omit_hf.visualization import panels
 from omit_hf.visualization.words import ACROSS, FOOT, MOST_PANELS, SCALE
 
 APART = 0.25  # between blocks of words
@@ -48,30 +36,30 @@ def draw_comparison(
     sizes = sorted({(each.width, each.height) for each in alignments})
     if len(sizes) > 1:
         raise ValueError(f"The alignments are of pictures of the sizes {sizes}; expected those of one picture.")
-    picture = shown_picture(picture, first)
-    width, height = size = panel_size(first)
+    picture = panels.shown_picture(picture, first)
+    width, height = size = panels.panel_size(first)
     words = len(first.words)
-    across = min(words, MOST_PANELS - 1, max(1, int((ACROSS - GAP) / (width + GAP)) - 1))
+    across = min(words, MOST_PANELS - 1, max(1, int((ACROSS - panels.GAP) / (width + panels.GAP)) - 1))
     blocks = math.ceil(words / across)
     across = math.ceil(words / blocks)
-    each = TITLE + height + UNDER + GAP
+    each = panels.TITLE + height + panels.UNDER + panels.GAP
     block_height = len(alignments) * each + APART
-    figure = Figure(figsize=((across + 1) * (width + GAP) + GAP, blocks * block_height + FOOT - APART))
+    figure = Figure(figsize=((across + 1) * (width + panels.GAP) + panels.GAP, blocks * block_height + FOOT - APART))
     highest = max(max(float(each.mass.max()) for each in alignments), 1e-12)
     for row, (alignment, name) in enumerate(zip(alignments, names, strict=True)):
         own = _same_words(first.words, alignment.words)
         for number in range(words):
             block, column = divmod(number, across)
-            top = block * block_height + row * each + TITLE
+            top = block * block_height + row * each + panels.TITLE
             if column == 0:
-                axis = place(figure, GAP, top, width, height)
-                picture_panel(axis, picture, alignment, name, width, f"  {alignment.similarity:.2f}")
-            axis = place(figure, GAP + (column + 1) * (width + GAP), top, width, height)
+                axis = panels.place(figure, panels.GAP, top, width, height)
+                panels.picture_panel(axis, picture, alignment, name, width, f"  {alignment.similarity:.2f}")
+            axis = panels.place(figure, panels.GAP + (column + 1) * (width + panels.GAP), top, width, height)
             if own[number] is None:
-                write(axis, first.words[number], width, PALE, ": no such word")
+                panels.write(axis, first.words[number], width, panels.PALE, ": no such word")
             else:
-                word_panel(axis, picture, alignment, own[number], highest, size)
-    colour_scale(figure, blocks * block_height - APART, highest, SCALE)
+                panels.word_panel(axis, picture, alignment, own[number], highest, size)
+    panels.colour_scale(figure, blocks * block_height - APART, highest, SCALE)
     return figure
 
 

@@ -1,11 +1,10 @@
 """Figures as files that appear when they are complete."""
 
-import os
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from omit_hf.writing import appears_when_complete
+from omit_hf.writing import appears_when_complete, check_output_files
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -23,12 +22,7 @@ def check_figure_file(file: str | Path) -> Path:
     if file.suffix.lower().removeprefix(".") not in FORMATS:
         endings = ", ".join(f".{each}" for each in FORMATS)
         raise ValueError(f"The output is {str(file)!r}; expected a name that ends in one of {endings}.")
-    if not file.parent.is_dir():
-        raise FileNotFoundError(f"The output is {str(file)!r}, but there is no folder {file.parent}; make it first.")
-    if file.is_dir():
-        raise IsADirectoryError(f"The output is {str(file)!r}, which is a folder; expected the name of a file.")
-    if not os.access(file.parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"The output is {str(file)!r}, but {file.parent} cannot be written to.")
+    check_output_files(file)
     return file
 
 

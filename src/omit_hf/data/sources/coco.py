@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets import DatasetDict
 
 from omit_hf.data.schema import tidy
-from omit_hf.data.sources.karpathy import read_karpathy, split_of_entry
+from omit_hf.data.sources.karpathy import read_karpathy, wanted_entries
 from omit_hf.data.sources.picture_files import PictureFiles
 from omit_hf.parsing import label, parse_json, read_text, shown
 
@@ -53,15 +53,7 @@ def load_coco_captions(
         for each in content["annotations"]:
             captions[each["image_id"]].append(tidy(each["caption"]))
     files, unknown = PictureFiles(annotations, image_folder, only), []
-    for number, entry in enumerate(read_karpathy(karpathy)):
-        where = f"{karpathy.name} images[{number}]"
-        try:
-            split = split_of_entry(entry)
-        except ValueError as error:
-            files.problems.append(f"{where}: {error}")
-            continue
-        if not files.wants(split):
-            continue
+    for where, split, entry in wanted_entries(read_karpathy(karpathy), files, f"{karpathy.name} "):
         image = entry.get("cocoid")
         if not _is_number(image):
             files.problems.append(f"{where}: not the expected fields (cocoid is {shown(image)}; expected a number)")

@@ -1,6 +1,6 @@
 """Karpathy JSON and a folder of images, the usual form of Flickr30K and COCO, to the schema of `omit_hf.data`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from datasets import DatasetDict
@@ -32,15 +32,7 @@ def load_karpathy(annotations: str | Path, image_folder: str | Path, only: Seque
     """
     entries = read_karpathy(annotations)
     files = PictureFiles(annotations, image_folder, only)
-    for number, entry in enumerate(entries):
-        where = f"images[{number}]"
-        try:
-            split = split_of_entry(entry)
-        except ValueError as error:
-            files.problems.append(f"{where}: {error}")
-            continue
-        if not files.wants(split):
-            continue
+    for where, split, entry in wanted_entries(entries, files):
         try:
             name = file_name(entry)
             captions = tidy_captions([sentence["raw"] for sentence in entry["sentences"]])
@@ -51,6 +43,19 @@ def load_karpathy(annotations: str | Path, image_folder: str | Path, only: Seque
         else:
             files.add(where, split, name, captions)
     return files.data()
+
+
+def wanted_entries(entries: list[dict], files: PictureFiles, prefix: str = "") -> Iterator[tuple[str, str, dict]]:
+    """Where an entry stands, its split and the entry, of the splits that are wanted; problems go to `files`."""
+    for number, entry in enumerate(entries):
+        where = f"{prefix}images[{number}]"
+        try:
+            split = split_of_entry(entry)
+        except ValueError as error:
+            files.problems.append(f"{where}: {error}")
+        else:
+            if files.wants(split):
+                yield where, split, entry
 
 
 def read_karpathy(annotations: str | Path) -> list[dict]:
