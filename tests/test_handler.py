@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from broken_pictures import FILES, png_with, with_metadata
+from broken_pictures import FILES, png_with, tiff_with, with_metadata
 from broken_pictures import PICTURE as STANDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -407,7 +407,9 @@ def directory(tags: int, size: int, place: int = 8) -> bytes:
 
 
 TAGS = directory(400, 60_000)
-NESTED = b"MM\0*\0\0\0\x08\0\1" + struct.pack(">HHLL", 34665, 4, 1, 26) + bytes(4) + directory(400, 60_000)[8:]
+PLACE = 2**16  # of a directory within a whole picture, which points at it
+ENTRIES = b"".join(struct.pack("<HHLL", 1000 + tag, 7, 60_000, 8) for tag in range(400))
+NESTED = tiff_with(34665, 4, PLACE).ljust(PLACE, b"\0") + struct.pack("<H", 400) + ENTRIES + bytes(4)
 SEGMENT = b"\xff\xe1" + struct.pack(">H", 60_008) + b"Exif\0\0"
 
 
@@ -490,8 +492,10 @@ def test_a_request_that_takes_too_long_stops(checkpoint, monkeypatch, slow):
 
 def test_a_request_waits_for_others_for_so_long(checkpoint):
     handler = EndpointHandler(str(checkpoint), Limits(request_seconds=0.2))
+    started = time.monotonic()
     with handler.lock:
         answer = handler(labels(PNG_TEXT))
+    assert time.monotonic() - started < 3
     assert answer == {
         "error": "The endpoint was busy with others for 0.2 seconds; try again.",
         "status": 503,
