@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from tiny import CODE, PROGRAMS, REGIONS, TEXT, tiny_config
@@ -282,7 +282,6 @@ NEARLY = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=100, deadline=None)
 @given(data=JSON | NEARLY)
 def test_no_request_breaks_the_endpoint(handler, data):
     answer = handler(data)
