@@ -33,3 +33,26 @@ class OmitFeatures(BaseModelOutputWithPooling):
             pooled=None if self.pooled is None else self.pooled[items],
             norms=None if self.norms is None else self.norms[items],
         )
+
+
+def check_floating(name: str, tensor: Tensor) -> None:
+    if not tensor.is_floating_point():
+        raise ValueError(
+            f"{name} is of type {tensor.dtype}; expected floating-point numbers. Cast it, as in {name}.float(), and "
+            f"multiply what is quantised by its scale."
+        )
+
+
+def check_sides(image_embeds: Tensor, text_embeds: Tensor) -> None:
+    """Raise `ValueError` unless both are floating-point numbers of one type, width and device."""
+    check_floating("image_embeds", image_embeds)
+    check_floating("text_embeds", text_embeds)
+    if image_embeds.shape[-1] != text_embeds.shape[-1]:
+        raise ValueError(
+            f"image_embeds are {image_embeds.shape[-1]} wide, text_embeds {text_embeds.shape[-1]}; expected the same."
+        )
+    if image_embeds.dtype != text_embeds.dtype or image_embeds.device != text_embeds.device:
+        raise ValueError(
+            f"The images are {image_embeds.dtype} on {image_embeds.device}, the captions {text_embeds.dtype} on "
+            f"{text_embeds.device}; expected the same. Cast one side, as in text.embeds.to(image.embeds.dtype)."
+        )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .features_omit import OmitFeatures
+from .features_omit import OmitFeatures, check_sides
 from .tiling_omit import DEFAULT_MEMORY_BUDGET, score_in_tiles
 
 
@@ -103,13 +103,15 @@ class MatchingHead(nn.Module, ABC):
             matmul_dtype: one of the head's `matmul_dtypes`; see `TransportOptions`.
 
         Raises:
-            ValueError: for a matmul_dtype that the head does not know.
+            ValueError: for a matmul_dtype that the head does not know, or sides of unequal type, device or width, or of
+                integers.
         """
         if matmul_dtype not in self.matmul_dtypes:
             raise ValueError(
                 f"matmul_dtype is {matmul_dtype!r}, which heads that transport and late interaction take; "
                 f"{type(self).__name__} does not."
             )
+        check_sides(image.embeds, text.embeds)
         return score_in_tiles(
             lambda images, captions: self.similarity(image.select(images), text.select(captions)),
             image.embeds.shape[0],
@@ -126,4 +128,5 @@ class MatchingHead(nn.Module, ABC):
         """Initialise the parameters that are the head's own and no module's; use `transformers.initialization`."""
 
     def forward(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
+        check_sides(image.embeds, text.embeds)
         return self.similarity(image, text)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from .features_omit import OmitFeatures
+from .features_omit import OmitFeatures, check_floating, check_sides
 from .sinkhorn_omit import add_dustbin, check_transport, fragment_marginals, reference_score
 from .tiling_omit import DEFAULT_MEMORY_BUDGET, score_in_tiles
 
@@ -161,6 +161,8 @@ def _check_side(side: str, embeds: Tensor, mask: Tensor | None, pooled: Tensor) 
                 f"{side}_{name} has shape {tuple(tensor.shape)}; expected {shape}, to fit {side}_embeds of shape "
                 f"{tuple(embeds.shape)}."
             )
+    check_floating(f"{side}_embeds", embeds)
+    check_floating(f"{side}_pooled", pooled)
     mask = mask.bool()
     return OmitFeatures(embeds=embeds.masked_fill(~mask[..., None], 0), mask=mask, pooled=pooled)
 
@@ -180,15 +182,6 @@ def transport_similarity(image: Side, text: Side, options: TransportOptions) -> 
             asked for by name and cannot serve the inputs; for a reduced matmul_dtype with gradient or elsewhere than
             on a CPU.
     """
-    if image.rows.shape[-1] != text.rows.shape[-1]:
-        raise ValueError(
-            f"image_embeds are {image.rows.shape[-1]} wide, text_embeds {text.rows.shape[-1]}; expected the same."
-        )
-    if image.rows.dtype != text.rows.dtype or image.rows.device != text.rows.device:
-        raise ValueError(
-            f"The images are {image.rows.dtype} on {image.rows.device}, the captions {text.rows.dtype} on "
-            f"{text.rows.device}; expected the same. Cast one side, as in text.embeds.to(image.embeds.dtype)."
-        )
     check_rows(image.rows, text.rows, options.backend, options.matmul_dtype)
     entries = image.rows.shape[0] * image.rows.shape[1] * text.rows.shape[0] * text.rows.shape[1]
     candidates = candidate_backends(options.backend, image.rows.device.type, entries, options.matmul_dtype)
@@ -259,13 +252,8 @@ def candidate_backends(name: str, device: str, entries: int, matmul_dtype: str =
 
 
 def check_rows(image_rows: Tensor, text_rows: Tensor, backend: str, matmul_dtype: str) -> None:
-    """Raise `ValueError` unless rows are floating-point numbers and can be multiplied out in `matmul_dtype`."""
-    for side, rows in (("image", image_rows), ("text", text_rows)):
-        if not rows.is_floating_point():
-            raise ValueError(
-                f"{side}_embeds are {rows.dtype}; expected floating-point numbers. Quantised features need their "
-                "scale, as in embeds.float() * scale."
-            )
+    """Raise `ValueError` unless rows go together and can be multiplied out in `matmul_dtype`."""
+    check_sides(image_rows, text_rows)
     if matmul_dtype == "float32":
         return
     if matmul_dtype not in MATMUL_DTYPES:
