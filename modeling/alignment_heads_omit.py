@@ -11,7 +11,7 @@ from .features_omit import OmitFeatures
 from .head_omit import Match, MatchingHead
 from .sinkhorn_omit import LOG_ZERO, at_least_float32, row_similarity
 from .tiling_omit import MEMORY_BUDGET, score_in_tiles
-from .transport_omit import BACKENDS, MATMUL_DTYPES, Side, candidate_backends, check_rows
+from .transport_omit import BACKENDS, MATMUL_DTYPES, Side, candidate_backends, check_matmul, check_sides
 
 SCAN_SHARPNESS = 9  # factor on the attention's logits
 SCAN_SLOPE = 0.1  # of the leaky ReLU
@@ -25,10 +25,7 @@ class MaxSimMatching(MatchingHead):
     """
 
     title = "late interaction"
-    summary = (
-        "it finds for each word of a caption the most similar fragment of an image, and scores the mean (late "
-        "interaction)"
-    )
+    summary = "it finds for every word the most similar fragment of an image, and scores the mean (late interaction)"
     formula = "1/L Σ_l max_k ⟨v_k, t_l⟩"
     aligns = True
     matmul_dtypes = MATMUL_DTYPES
@@ -53,7 +50,9 @@ class MaxSimMatching(MatchingHead):
     def tiled_similarity(
         self, image: OmitFeatures, text: OmitFeatures, memory_budget: int = MEMORY_BUDGET, matmul_dtype: str = "float32"
     ) -> Tensor:
-        check_rows(image.embeds, text.embeds, self.backend, matmul_dtype)
+        check_sides(image.embeds, text.embeds)
+        if matmul_dtype != "float32":
+            check_matmul(image.embeds, text.embeds, self.backend, matmul_dtype)
         device = image.embeds.device.type
         for name in candidate_backends(self.backend, device, image.mask.numel() * text.mask.numel(), matmul_dtype):
             if BACKENDS[name].late_interaction is not None:

@@ -26,9 +26,8 @@ def check_fields(where: str, names: Iterable[str], known: Iterable[str]) -> None
 
 def check_numbers(config: PreTrainedConfig, expected: str, test: Callable[[float], bool], *names: str) -> None:
     for name in names:
-        value = getattr(config, name)
-        if not test(value):
-            raise ValueError(f"{name} is {value}; expected {expected}.")
+        if not test(getattr(config, name)):
+            raise ValueError(f"{name} is {getattr(config, name)}; expected {expected}.")
 
 
 @strict
@@ -117,11 +116,6 @@ class OmitConfig(PreTrainedConfig):
         vision_pooling_head: let the attention pooling head of a SigLIP vision backbone give the global feature of an
             image, and pass each patch through it alone; see `GridEncoder`.
         special_token_ids: ids that are never text fragments, as the tokenizer has them (CLS, SEP, padding …).
-
-    Example:
-        >>> config = OmitConfig(text_config={"model_type": "omit_bigru", "vocab_size": 100}, regularization=0.05)
-        >>> config.text_config.vocab_size, config.vision_config.model_type, config.regularization
-        (100, 'resnet', 0.05)
     """
 
     model_type = "omit"

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+FEATURES = ("embeds", "mask", "pooled", "norms")  # what heads read
+
 
 @dataclass
 class OmitFeatures(BaseModelOutputWithPooling):
@@ -28,3 +30,8 @@ class OmitFeatures(BaseModelOutputWithPooling):
         """The features of some items, without the backbone's outputs."""
         pooled, norms = (None if each is None else each[items] for each in (self.pooled, self.norms))
         return OmitFeatures(embeds=self.embeds[items], mask=self.mask[items], pooled=pooled, norms=norms)
+
+
+def not_floating(name: str, tensor: Tensor) -> ValueError:
+    remedy = f"Cast it, as in {name}.float(), and multiply what is quantised by its scale"
+    return ValueError(f"{name} is of type {tensor.dtype}; expected floating-point numbers. {remedy}.")

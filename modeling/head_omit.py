@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .features_omit import OmitFeatures
 from .tiling_omit import MEMORY_BUDGET, score_in_tiles
+from .transport_omit import check_sides
 
 
 @dataclass
@@ -89,6 +90,7 @@ class MatchingHead(nn.Module, ABC):
         if matmul_dtype not in self.matmul_dtypes:
             takers = "heads that transport and late interaction"
             raise ValueError(f"matmul_dtype is {matmul_dtype!r}, which {takers} take; {type(self).__name__} does not.")
+        check_sides(image.embeds, text.embeds)
         sizes = image.embeds.shape[0], text.embeds.shape[0], self.elements_per_pair(image, text)
         return score_in_tiles(lambda i, t: self.similarity(image.select(i), text.select(t)), *sizes, memory_budget)
 
@@ -100,4 +102,5 @@ class MatchingHead(nn.Module, ABC):
         """Initialise the parameters that are the head's own and no module's; use `transformers.initialization`."""
 
     def forward(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
+        check_sides(image.embeds, text.embeds)
         return self.similarity(image, text)

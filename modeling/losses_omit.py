@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from .features_omit import OmitFeatures
+from .features_omit import FEATURES, OmitFeatures
 
 
 def triplet_loss(
@@ -86,5 +86,5 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
 
 
 def gather_features(features: OmitFeatures) -> OmitFeatures:
-    names = ("embeds", "mask", "pooled", "norms")
-    return OmitFeatures(**{name: gather_with_gradient(features[name]) for name in names})
+    """The features of all processes, with gradient."""
+    return OmitFeatures(**{name: gather_with_gradient(features[name]) for name in FEATURES})

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from .alignment_heads_omit import ChanMatching, MaxSimMatching, ScanI2TMatching, ScanT2IMatching
 from .features_omit import OmitFeatures
-from .head_omit import Match, MatchingHead
+from .head_omit import Match as Match
+from .head_omit import MatchingHead
 from .pooled_heads_omit import GPOMatching, MeanMatching, PEMMatching
 from .tiling_omit import MEMORY_BUDGET
 from .transport_heads_omit import OmitMatching, OTMatching
@@ -75,6 +76,3 @@ def topk_similarity(
     if not found:
         return TopK(image.embeds.new_zeros(0, k).float(), image.mask.new_zeros(0, k).long())
     return TopK(torch.cat([each.values for each in found]), torch.cat([each.indices for each in found]))
-
-
-__all__ = ["MATCHING", "Match", "MatchingHead", "TopK", "topk_similarity"]

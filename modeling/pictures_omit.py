@@ -23,8 +23,7 @@ def as_pictures(images) -> list:
             base64, or an array or tensor [H, W], [C, H, W] or [H, W, C] with C = 1 (grey), 3 (RGB) or 4 (RGB and
             alpha): integers from 0 to 255 (uint16: to 65535), or floats, which keep their scale.
 
-    Raises:
-        ValueError, OSError: name the first that is no picture by its number and its file, and say why.
+    `ValueError` or `OSError` names the first that is no picture by its number and its file, and says why.
     """
     if getattr(images, "ndim", 0) == 4:
         images = list(images)

@@ -18,9 +18,7 @@ NORM_EPS = 1e-6
 POSITION_SIZE = 32  # of GPO's position codes, and of its GRU
 
 
-class PooledMatching(MatchingHead):
-    """What the heads of this file share: a pair costs one number."""
-
+class PooledMatching(MatchingHead):  # a pair costs one number
     def elements_per_pair(self, image: OmitFeatures, text: OmitFeatures) -> int:
         return 1
 
@@ -46,10 +44,7 @@ class GPOMatching(PooledMatching):
     """
 
     title = "generalised pooling"
-    summary = (
-        "it scores the cosine of two vectors, pooled from the ranked fragments of an image and the ranked words of a "
-        "caption with learned weights"
-    )
+    summary = "it scores the cosine of two vectors, pooled with learned weights from ranked fragments and ranked words"
     formula = "cos(Σ_k θ_k v_(k), Σ_l θ_l t_(l))"
     exports = ()  # its GRU runs over as many steps as there are fragments
 

@@ -18,7 +18,7 @@ absorbs the constant, so similarities serve as they are. The mathematics: ``docs
 import torch
 from torch import Tensor
 
-from .features_omit import OmitFeatures
+from .features_omit import OmitFeatures, not_floating
 
 # Stands for log 0. Finite, so that a softmax over padding alone is still a number and no gradient is NaN.
 LOG_ZERO = -1e30
@@ -55,7 +55,7 @@ def sinkhorn(
         P, [..., K, L], in float32 (float64 if an input is float64). All zero where a side has no mass at all.
 
     Raises:
-        ValueError: for λ ≤ 0, n < 1, or marginals that do not fit the similarity.
+        ValueError: for λ ≤ 0, n < 1, marginals that do not fit the similarity, or tensors that are not floating-point.
 
     Source: ``docs/concepts/method.md#full-matching``.
 
@@ -69,13 +69,14 @@ def sinkhorn(
     check_transport(regularization, num_iterations)
     for name, marginals, side in (("row_marginals", row_marginals, -2), ("column_marginals", column_marginals, -1)):
         if marginals.shape[-1] != similarity.shape[side]:
-            raise ValueError(
-                f"{name} has {marginals.shape[-1]} entries; expected {similarity.shape[side]}, to fit a similarity of "
-                f"shape {tuple(similarity.shape)}."
-            )
+            found = f"{name} has {marginals.shape[-1]} entries; expected {similarity.shape[side]}"
+            raise ValueError(f"{found}, to fit a similarity of shape {tuple(similarity.shape)}.")
     dtype = torch.float32
-    for tensor in (similarity, row_marginals, column_marginals):
+    tensors = {"similarity": similarity, "row_marginals": row_marginals, "column_marginals": column_marginals}
+    for name, tensor in tensors.items():
         dtype = torch.promote_types(dtype, tensor.dtype)
+        if not tensor.is_floating_point():
+            raise not_floating(name, tensor)
     mu, nu = row_marginals.to(dtype), column_marginals.to(dtype)
     has_row = (mu > 0) & (nu > 0).any(-1, keepdim=True)
     has_column = (nu > 0) & (mu > 0).any(-1, keepdim=True)
@@ -111,14 +112,15 @@ def fragment_marginals(kind: str, side: OmitFeatures, other: OmitFeatures) -> Te
         kind: `uniform`; `norm`, proportional to the norm before normalisation (Word Rotator's Distance);
             `self_global` or `cross_global`, the softmax of the similarity to the global feature of the same or of the
             other side.
-        side: features of B items with K fragments.
-        other: features of the other side, C items.
+        side, other: features of B items with K fragments, and of the C items of the other side.
 
     Returns:
         [B, K], or [B, C, K] for `cross_global`; the last dimension sums to 1, or is zero without a valid fragment.
 
     Source: ``docs/concepts/method.md#variants-worth-having``.
     """
+    if not side.embeds.is_floating_point():
+        raise not_floating("embeds", side.embeds)
     if kind == "uniform":
         dtype = torch.promote_types(side.embeds.dtype, torch.float32)
         return side.mask.to(dtype) / side.mask.sum(-1, keepdim=True).clamp_min(1)
@@ -148,6 +150,8 @@ def add_dustbin(fragments: Tensor, mask: Tensor, marginals: Tensor, dustbin: Ten
     Returns:
         Rows, [B, K+1, D], and their mass, [B, K+1] or [B, C, K+1], which sums to 1.
     """
+    if not dustbin.is_floating_point():
+        raise not_floating("pooled", dustbin)
     share = 1 / (mask.sum(-1, keepdim=True) + 1).to(marginals.dtype)
     if marginals.ndim == 3:
         share = share.unsqueeze(1)
@@ -176,8 +180,7 @@ def reference_score(
     Args:
         image_rows, text_rows: [B_i, R, D] and [B_t, C, D]; the first `num_dustbins` rows of a side are dustbins.
         image_mass, text_mass: μ, [B_i, 1 or B_t, R], and ν, [1 or B_i, B_t, C].
-        regularization, num_iterations: λ and n.
-        num_dustbins: 1 for partial transport, 0 for full transport.
+        regularization, num_iterations, num_dustbins: λ, n, and 1 for partial transport or 0 for full transport.
     """
     similarity = row_similarity(image_rows, text_rows)
     plan = sinkhorn(similarity, image_mass, text_mass, regularization, num_iterations)

@@ -21,10 +21,7 @@ class OTMatching(MatchingHead):
     """Full transport, 1 − the Cross-modal Mover's Distance. Source: ``docs/concepts/method.md#full-matching``."""
 
     title = "full transport"
-    summary = (
-        "it moves all fragments of an image onto the words of a caption by optimal transport, and scores how alike "
-        "they are"
-    )
+    summary = "it moves all fragments of an image onto a caption's words by optimal transport, and scores likeness"
     formula = "⟨P, S⟩"
     fields = ("regularization", "num_iterations", "marginals")
     aligns = transports = True
@@ -111,7 +108,7 @@ class OmitMatching(OTMatching):
         else:
             # Two more dimensions in which each dustbin has the similarity σ to everything of the other side:
             # fragments (v, 1, 0) and (t, 0, 1), dustbins (0, 1, σ) and (0, σ, 0).
-            one = torch.ones_like(image.pooled[:1, :1])
+            one = image.pooled.new_ones(1, 1)
             zero, sigma = one * 0, one * self.dustbin_similarity.to(one.dtype)
             image_embeds, text_embeds = _widened(image_embeds, one, zero), _widened(text_embeds, zero, one)
             image_dustbin = _widened(image.pooled * 0, one, sigma)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from .features_omit import OmitFeatures
+from .features_omit import OmitFeatures, not_floating
 from .sinkhorn_omit import add_dustbin, check_transport, fragment_marginals, reference_score
 from .tiling_omit import MEMORY_BUDGET, score_in_tiles
 
@@ -145,6 +145,9 @@ def _rows_and_mass(side: str, embeds: Tensor, mask: Tensor | None, pooled: Tenso
         if tensor.shape != shape:
             found = f"{side}_{name} has shape {tuple(tensor.shape)}"
             raise ValueError(f"{found}; expected {shape}, to fit {side}_embeds of shape {tuple(embeds.shape)}.")
+    for name, tensor in (("embeds", embeds), ("pooled", pooled)):
+        if not tensor.is_floating_point():
+            raise not_floating(f"{side}_{name}", tensor)
     features = OmitFeatures(embeds=embeds.masked_fill(~mask.bool()[..., None], 0), mask=mask.bool())
     return add_dustbin(features.embeds, features.mask, fragment_marginals("uniform", features, features), pooled)
 
@@ -158,14 +161,9 @@ def transport_similarity(image: Side, text: Side, options: TransportOptions) -> 
         ValueError: for sides of unequal type, device or width, or of integers; for a backend that is unknown or cannot
             serve the inputs; for a reduced matmul_dtype with gradient or not on a CPU.
     """
-    widths = image.rows.shape[-1], text.rows.shape[-1]
-    if widths[0] != widths[1]:
-        raise ValueError(f"image_embeds are {widths[0]} wide, text_embeds {widths[1]}; expected the same.")
-    if image.rows.dtype != text.rows.dtype or image.rows.device != text.rows.device:
-        images, captions = (f"{side.rows.dtype} on {side.rows.device}" for side in (image, text))
-        remedy = "Cast one side, as in text.embeds.to(image.embeds.dtype)"
-        raise ValueError(f"The images are {images}, the captions {captions}; expected the same. {remedy}.")
-    check_rows(image.rows, text.rows, options.backend, options.matmul_dtype)
+    check_sides(image.rows, text.rows)
+    if options.matmul_dtype != "float32":
+        check_matmul(image.rows, text.rows, options.backend, options.matmul_dtype)
     entries = image.rows.shape[0] * image.rows.shape[1] * text.rows.shape[0] * text.rows.shape[1]
     candidates = candidate_backends(options.backend, image.rows.device.type, entries, options.matmul_dtype)
     for name in candidates:
@@ -230,14 +228,22 @@ def candidate_backends(name: str, device: str, entries: int, matmul_dtype: str =
     return [name]
 
 
-def check_rows(image_rows: Tensor, text_rows: Tensor, backend: str, matmul_dtype: str) -> None:
-    """Raise `ValueError` unless rows are floating-point numbers and can be multiplied out in `matmul_dtype`."""
-    for side, rows in (("image", image_rows), ("text", text_rows)):
-        if not rows.is_floating_point():
-            remedy = "Quantised features need their scale, as in embeds.float() * scale"
-            raise ValueError(f"{side}_embeds are {rows.dtype}; expected floating-point numbers. {remedy}.")
-    if matmul_dtype == "float32":
-        return
+def check_sides(image_embeds: Tensor, text_embeds: Tensor) -> None:
+    """Raise `ValueError` unless both are floating-point numbers of one type, width and device."""
+    for name, embeds in (("image_embeds", image_embeds), ("text_embeds", text_embeds)):
+        if not embeds.is_floating_point():
+            raise not_floating(name, embeds)
+    widths = image_embeds.shape[-1], text_embeds.shape[-1]
+    if widths[0] != widths[1]:
+        raise ValueError(f"image_embeds are {widths[0]} wide, text_embeds {widths[1]}; expected the same.")
+    if image_embeds.dtype != text_embeds.dtype or image_embeds.device != text_embeds.device:
+        images, captions = (f"{embeds.dtype} on {embeds.device}" for embeds in (image_embeds, text_embeds))
+        remedy = "Cast one side, as in text.embeds.to(image.embeds.dtype)"
+        raise ValueError(f"The images are {images}, the captions {captions}; expected the same. {remedy}.")
+
+
+def check_matmul(image_rows: Tensor, text_rows: Tensor, backend: str, matmul_dtype: str) -> None:
+    """Raise `ValueError` unless cosines can be multiplied out in a reduced `matmul_dtype`."""
     if matmul_dtype not in MATMUL_DTYPES:
         raise ValueError(f"matmul_dtype is {matmul_dtype!r}; expected one of {', '.join(map(repr, MATMUL_DTYPES))}.")
     name = f"matmul_dtype {matmul_dtype!r}"

@@ -10,7 +10,6 @@ from torch import Tensor
 
 SEGMENTS = pre_tokenizers.Split(Regex(r"(?y{w})\X"), "isolated")  # Oniguruma's text segments, by words
 UNSEEN = ("Cc", "Cf", "Zs")  # categories of blanks, controls and marks of direction
-SPACE = "▁"  # SentencePiece's
 
 
 class Word(NamedTuple):
@@ -69,7 +68,7 @@ def _spans(tokenizer, sentence: str, input_ids: Tensor) -> tuple[str, list[tuple
         return sentence, encoding["offset_mapping"]
     # Without offsets, the text is what the tokens spell. Of these tokenizers SentencePiece's mark where a word begins.
     tokens = tokenizer.convert_ids_to_tokens(input_ids.tolist())
-    marked = any(token.startswith(SPACE) for token in tokens)
-    spelled = [token.replace(SPACE, " ") if marked else f" {token}" for token in tokens]
+    marked = any(token.startswith("▁") for token in tokens)
+    spelled = [token.replace("▁", " ") if marked else f" {token}" for token in tokens]
     ends = [0, *itertools.accumulate(map(len, spelled))]
     return "".join(spelled), list(itertools.pairwise(ends))

@@ -7,8 +7,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from omit_hf.modeling import OmitFeatures
-
-FEATURES = ("embeds", "mask", "pooled", "norms")
+from omit_hf.modeling.features_omit import FEATURES
 
 
 @dataclass

@@ -59,7 +59,8 @@ class CompiledTransport(TiledTransport):
         """Call compiled code on pairs; how many of their sums were out of range, which makes its result worthless."""
         mu, nu = pairs.mu.to(self.dtype), pairs.nu.to(self.dtype).expand(-1, pairs.similarity.shape[2])
         arrays = pairs.similarity, torch.tensor(pairs.starts), mu.contiguous(), nu.contiguous()
-        bounds = map(np.float32, SUM_RANGE[self.dtype])
+        smallest, largest = SUM_RANGE[self.dtype]
+        bounds = np.float32(smallest), np.float32(min(largest, self.least_mass / torch.finfo(self.dtype).tiny))
         others = [each.numpy() if isinstance(each, Tensor) else np.float32(each) for each in others]
         arguments = (*(each.numpy() for each in arrays), self.num_iterations, self.num_dustbins, *bounds, *others)
         threads = torch.get_num_threads()
