@@ -37,7 +37,7 @@ import torch
 from accelerate.state import AcceleratorState
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from omit_hf import OmitModel
+from omit_hf import OmitModel, OmitProcessor
 from omit_hf.command_line import CommandParser, run_script
 from omit_hf.data import load_image_text
 from omit_hf.ownership import LOCK_FILE
@@ -208,6 +208,7 @@ class Campaign:
     def __init__(self, scratch: Path, data):
         self.scratch = scratch
         loop.load_image_text = lambda *_, **__: type(data)(data)  # drawn once
+        OmitModel._auto_class = OmitProcessor._auto_class = None  # without their code: twenty files more, all alike
         # What a process does once: transformers' tables, and the first look of the garbage collector at all of it.
         model, processor = loop.build_model(Recipe(**RECIPE), data["train"])
         loop.save_model(model, processor, scratch / "warm")
