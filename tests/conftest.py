@@ -1,6 +1,7 @@
 """Small models and data that many tests share."""
 
 import os
+import random
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ from accelerate.state import AcceleratorState
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from hypothesis import settings
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 from tiny import TEXT, tiny_config, tiny_recipe
 from transformers import ViTImageProcessor
 
@@ -19,6 +23,14 @@ from omit_hf.training import Recipe, write_recipe_file
 
 torch.set_num_threads(1)
 
+# The same examples in every run; and of a campaign, `--hypothesis-profile=campaign`, fresh ones and many. A test that
+# takes long asks for a part of `settings.default.max_examples`.
+settings.register_profile("repeatable", max_examples=100, derandomize=True, deadline=None)
+settings.register_profile("campaign", max_examples=5000, derandomize=False, deadline=None)
+settings.load_profile("repeatable")
+# Hypothesis also draws numbers that stand in our modules: in those that other tests happen to have imported so far.
+providers._get_local_constants = Constants
+
 
 def pytest_addoption(parser):
     parser.addoption(
@@ -27,6 +39,13 @@ def pytest_addoption(parser):
         metavar=("MODEL", "FOLDER"),
         help="of tests/test_app.py: make the README's pictures of the demo with this model, in this folder",
     )
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What a test draws does not depend on the tests before it."""
+    random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ BACKENDS = [*[(name, "auto") for name in ORACLES], *[(name, "reference") for nam
 
 
 @pytest.mark.parametrize(("name", "backend"), BACKENDS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=settings.default.max_examples // 4)
 @given(**SIDES, padding=st.integers(1, 3))
 def test_score_is_that_of_a_double_loop(name, backend, seed, image_counts, text_counts, padding):
     image, text = features(seed, image_counts, padding), features(seed + 1, text_counts, padding)

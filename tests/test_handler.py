@@ -25,7 +25,7 @@ import pytest
 import torch
 from broken_pictures import FILES, png_with, tiff_with, with_metadata
 from broken_pictures import PICTURE as STANDS
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from miniatures import text_options, text_tokenizer
 from PIL import Image
@@ -334,7 +334,6 @@ NEARLY = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=100, deadline=None)
 @given(data=JSON | NEARLY)
 def test_no_request_breaks_the_endpoint(handler, data):
     answer = handler(data)

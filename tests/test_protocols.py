@@ -145,7 +145,7 @@ def test_only_the_test_split_has_protocols():
 # --- all true pairs ---
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=settings.default.max_examples // 2)
 @given(seed=st.integers(0, 10**6), levels=st.sampled_from([1, 3, 1000]))
 def test_exhaustive_is_a_double_loop(seed, levels):
     rng = np.random.default_rng(seed)

@@ -13,7 +13,6 @@ from omit_hf.evaluation import mean_average_precision, metrics_table, precision_
 from omit_hf.metrics import IMAGE_TEXT_RETRIEVAL
 
 
-@settings(max_examples=100, deadline=None)
 @given(data=st.data(), images=st.integers(1, 8), texts=st.integers(1, 15), levels=st.integers(1, 30))
 def test_metrics_are_those_of_a_double_loop(data, images, texts, levels):
     """With ties, and any number of captions an image, zero included."""
@@ -35,7 +34,7 @@ def test_chunks_do_not_matter(monkeypatch):
     assert (retrieval_metrics(similarity, index), *(measure(similarity, relevant) for measure in measures)) == whole
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=settings.default.max_examples // 2)
 @given(seed=st.integers(0, 10**6), levels=st.sampled_from([1, 3, 1000]))
 def test_mean_average_precision_is_that_of_a_loop(seed, levels):
     rng = np.random.default_rng(seed)
@@ -51,7 +50,7 @@ def test_mean_average_precision_is_that_of_a_loop(seed, levels):
     assert mean_average_precision(similarity, relevant) == ways
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=settings.default.max_examples // 2)
 @given(seed=st.integers(0, 10**6), levels=st.sampled_from([1, 3, 1000]))
 def test_precision_at_r_is_that_of_a_loop(seed, levels):
     """To the last digit."""

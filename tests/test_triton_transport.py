@@ -12,9 +12,9 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
-from oracles import score_bounds
+from oracles import logarithms, score_bounds
 from samples import SIDES
 from tiny import PROGRAMS
 from transporting import transport, transport_by
@@ -66,9 +66,9 @@ def scores_and_gradients(function, arguments: dict, weights: torch.Tensor, dtype
     return scores.detach().double(), [gradient.double() for gradient in gradients]
 
 
-def assert_parity(arguments: dict, weights: torch.Tensor | None = None, **options) -> None:
+def assert_parity(arguments: dict, weights: torch.Tensor | None = None, unequal: bool = False, **options) -> None:
     """Three ways: the truth in float64, the reference and the kernels. The kernels may be as wrong as the reference,
-    plus a tenth, plus a little."""
+    plus a tenth, plus a little. Gradients of `unequal` masses are compared by their logarithms."""
     pairs = len(arguments["image_rows"]), len(arguments["text_rows"])
     if weights is None:
         weights = torch.randn(pairs, generator=torch.Generator().manual_seed(0)).to(DEVICE)
@@ -78,16 +78,20 @@ def assert_parity(arguments: dict, weights: torch.Tensor | None = None, **option
 
     exact = [arguments[name].double() for name in NAMES]
     slack = 1.1 if arguments["image_rows"].itemsize == 2 else 0
-    allowed = slack * (truth - eager).abs() + score_bounds(exact, **options)
+    masses = arguments["image_mass"].cpu(), arguments["text_mass"].cpu()
+    scale = logarithms(*masses, options["regularization"]) if unequal else 1 / options["regularization"]
+    allowed = slack * (truth - eager).abs() + score_bounds(exact, scale=scale, **options)
     assert ((truth - fused).abs() <= allowed).all(), ((truth - fused).abs() / allowed).max()
     assert (fused[allowed == 0] == 0).all()
     for name, true, rough, ours in zip(NAMES, true_gradients, eager_gradients, fused_gradients, strict=True):
         assert ours.isfinite().all(), name
-        allowed = slack * (true - rough).abs().max() + 2e-5 / options["regularization"] * max(true.abs().max(), 0.1)
+        if unequal and name.endswith("mass"):
+            true, rough, ours = (each * arguments[name] for each in (true, rough, ours))
+        allowed = slack * (true - rough).abs().max() + 2e-5 * scale * max(true.abs().max(), 0.1)
         assert ((true - ours).abs() <= allowed).all(), (name, ((true - ours).abs() / allowed).max())
 
 
-@settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=settings.default.max_examples // 7, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
     **SIDES | {name: st.lists(st.integers(0, 20), min_size=1, max_size=3) for name in ("image_counts", "text_counts")},
     padding=st.integers(0, 2),
@@ -102,6 +106,31 @@ def test_scores_and_gradients_are_those_of_the_definition(
 ):
     arguments = problem(seed, image_counts, text_counts, padding=padding, width=width, per_pair=per_pair)
     assert_parity(arguments, regularization=regularization, num_iterations=num_iterations, num_dustbins=num_dustbins)
+
+
+@settings(max_examples=settings.default.max_examples // 10, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(
+    seed=st.integers(0, 2**31),
+    counts=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    decades=st.floats(0, 37),
+    num_dustbins=st.integers(0, 1),
+    regularization=st.floats(0.002, 1),
+    num_iterations=st.sampled_from([1, 2, 3, 4, 5, 8, 13]),
+)
+@example(0, (9, 7), 30, 0, 0.01, 13)
+def test_masses_may_be_as_unequal_as_float32_can_say(
+    seed, counts, decades, num_dustbins, regularization, num_iterations
+):
+    """Some items of a tile; beside them others of even masses."""
+    arguments = problem(seed, [counts[0]] * 2, [counts[1]] * 2, width=3)
+    generator = torch.Generator().manual_seed(seed)
+    for name in ("image_mass", "text_mass"):
+        mass = arguments[name]
+        shrunk = mass * 10 ** (-decades * torch.rand(mass.shape, generator=generator)).to(DEVICE)
+        even = torch.arange(2, device=DEVICE).view((2, 1, 1) if name == "image_mass" else (1, 2, 1)) == 0
+        arguments[name] = torch.where(even, mass, shrunk / shrunk.sum(-1, keepdim=True))
+    options = {"regularization": regularization, "num_iterations": num_iterations, "num_dustbins": num_dustbins}
+    assert_parity(arguments, unequal=True, **options)
 
 
 def test_mass_may_have_to_go_where_the_first_pass_leaves_nothing():

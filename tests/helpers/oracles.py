@@ -8,19 +8,23 @@ from omit_hf import sinkhorn
 from omit_hf.modeling.sinkhorn_omit import row_similarity
 
 
-def score_bound(size, product_size, regularization, single=True):
+def score_bound(size, product_size, entries, regularization, single=True):
     """How far a score may be from the truth: 2e-6/λ of `size` in single precision, and the rounding of the product.
 
-    `size` is Σ P |S|, `product_size` is Σ P Σ_d |v_d| |t_d|. Where a cosine cancels it is only known to the rounding of
-    its product, which is of the second and not of |S|: no product in float32 comes below that, the reference's neither,
-    so eight units of it are granted (of 164 000 random pairs of one fragment, none erred by more than 4.9).
+    `size` is Σ P |S|, `product_size` is Σ P Σ_d |v_d| |t_d|, sums of so many `entries`. Where a cosine cancels it is
+    only known to the rounding of its product, which is of the second and not of |S|: no product in float32 comes below
+    that, the reference's neither, so eight units of it are granted (of 164 000 random pairs of one fragment, none erred
+    by more than 4.9). What is below the type's smallest number, no entry can hold.
     """
-    epsilon, unit = (2e-6, 2**-24) if single else (1e-11, 2**-53)
-    return epsilon / regularization * size + 8 * unit * product_size
+    epsilon, unit, smallest = (2e-6, 2**-24, 2**-149) if single else (1e-11, 2**-53, 2**-1074)
+    return epsilon / regularization * size + 8 * unit * product_size + smallest * entries
 
 
-def score_bounds(rows_and_mass, regularization, num_iterations, num_dustbins, single=True):
-    """[`score_bound`] of every pair, [B_i, B_t]; takes the float64 tensors of `transport_similarity` in their order."""
+def score_bounds(rows_and_mass, regularization, num_iterations, num_dustbins, single=True, scale=None):
+    """[`score_bound`] of every pair, [B_i, B_t]; takes the float64 tensors of `transport_similarity` in their order.
+
+    `scale` stands for 1/λ in the bound, where [`logarithms`] are larger.
+    """
     image_rows, mu, text_rows, nu = rows_and_mass
     similarity = row_similarity(image_rows, text_rows)
     plan = sinkhorn(similarity, mu, nu, regularization, num_iterations)
@@ -29,7 +33,27 @@ def score_bounds(rows_and_mass, regularization, num_iterations, num_dustbins, si
         (fragments * each[..., num_dustbins:, num_dustbins:].abs()).sum((-2, -1))
         for each in (similarity, row_similarity(image_rows.abs(), text_rows.abs()))
     )
-    return score_bound(size, product_size, regularization, single)
+    return score_bound(size, product_size, plan[0, 0].numel(), 1 / (scale or 1 / regularization), single)
+
+
+def logarithms(mu, nu, regularization):
+    """The largest logarithm that transport has in hand, in the place of 1/λ where masses are far from even.
+
+    A float32 holds a logarithm, S/λ or that of a mass, to so many parts of itself: a bound of 2e-6/λ says of the first
+    what it must of their sum.
+    """
+    return 1 / regularization - sum(np.log(each[each > 0].min(initial=1)) for each in map(np.asarray, (mu, nu)))
+
+
+def log_domain_plan(similarity, mu, nu, regularization, num_iterations):
+    """`textbook_plan` where exp(−C/λ) or a mass has no float64 to hold it: the logarithms of what scales the plan."""
+    with np.errstate(divide="ignore"):
+        log_mu, log_nu = np.log(mu), np.log(nu)
+    exponent, b = similarity / regularization, np.where(nu > 0, 0.0, -np.inf)
+    for _ in range(num_iterations):
+        a = log_mu - np.logaddexp.reduce(exponent + b, axis=1)
+        b = log_nu - np.logaddexp.reduce(exponent + a[:, None], axis=0)
+    return np.exp(exponent + a[:, None] + b)
 
 
 def textbook_plan(similarity, mu, nu, regularization, num_iterations):
@@ -75,7 +99,7 @@ def fragment_shares(kind, fragments, norms, own_pooled, other_pooled):
 def pair_score(matching, image, text, regularization, num_iterations, marginals="uniform", dustbin="global", bins=None):
     """Score of one image and one caption; each a dict of numpy arrays `embeds` (valid ones alone), `norms`, `pooled`.
 
-    `bins` holds the two learned dustbin vectors, or the learned similarity. Returns the score, and the two sizes of
+    `bins` holds the two learned dustbin vectors, or the learned similarity. Returns the score, and the sizes of
     [`score_bound`].
     """
     mu = fragment_shares(marginals, image["embeds"], image["norms"], image["pooled"], text["pooled"])
@@ -100,4 +124,4 @@ def pair_score(matching, image, text, regularization, num_iterations, marginals=
         pairs = [(k, l) for k in range(1, len(v)) for l in range(1, len(t))]
     score = sum(plan[k][l] * similarity[k][l] for k, l in pairs)
     size = sum(plan[k][l] * abs(similarity[k][l]) for k, l in pairs)
-    return score, size, sum(plan[k][l] * float(abs(v[k]) @ abs(t[l])) for k, l in pairs)
+    return score, size, sum(plan[k][l] * float(abs(v[k]) @ abs(t[l])) for k, l in pairs), len(pairs)

@@ -14,7 +14,7 @@ from torch import Tensor
 from omit_hf.kernels.numba.compiled import write_gradients, write_scores
 from omit_hf.kernels.tiled.passes import score_transport as score_tiles
 from omit_hf.kernels.tiled.problem import Pairs
-from omit_hf.kernels.tiled.transport import SUM_RANGE, TiledTransport
+from omit_hf.kernels.tiled.transport import TiledTransport
 from omit_hf.modeling.transport_omit import CannotServe, Side, TransportOptions
 
 # Some of Numba's threading layers take one caller at a time, and OpenMP's does not survive a fork.
@@ -59,7 +59,7 @@ class CompiledTransport(TiledTransport):
         """Call compiled code on pairs; how many of their sums were out of range, which makes its result worthless."""
         mu, nu = pairs.mu.to(self.dtype), pairs.nu.to(self.dtype).expand(-1, pairs.similarity.shape[2])
         arrays = pairs.similarity, torch.tensor(pairs.starts), mu.contiguous(), nu.contiguous()
-        bounds = map(np.float32, SUM_RANGE[self.dtype])
+        bounds = map(np.float32, self.sum_range[self.dtype])
         others = [each.numpy() if isinstance(each, Tensor) else np.float32(each) for each in others]
         arguments = (*(each.numpy() for each in arrays), self.num_iterations, self.num_dustbins, *bounds, *others)
         threads = torch.get_num_threads()

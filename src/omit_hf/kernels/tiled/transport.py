@@ -3,16 +3,18 @@
 The exponential is taken once; the iterations change two vectors, a and b, and never the plan diag(a)·E·diag(b).
 
 E = exp(S/λ) is taken without subtracting a maximum, so it must fit the floating-point range. Unit vectors at λ ≥ 1/60
-fit float32, at λ ≥ 1/320 float64. Should a sum come close to where float32 ends all the same, its tile is done again in
-float64.
+fit float32, at λ ≥ 1/320 float64. Should a sum come close to where float32 ends all the same, or a tiny mass bring a
+and b there, the tile is done again in float64; and where that ends too, in the log domain.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from omit_hf.kernels.tiled.problem import Tile, TiledProblem
+from omit_hf.modeling.sinkhorn_omit import sinkhorn
 from omit_hf.modeling.transport_omit import Side, TransportOptions
 
 MAX_EXPONENT = {torch.float32: 60, torch.float64: 320}  # of |S/λ|
@@ -52,15 +54,17 @@ class TiledTransport(TiledProblem):
         super().__init__(image, text, options.num_dustbins, 1 / options.regularization, options.matmul_dtype)
         self.regularization, self.num_iterations = options.regularization, options.num_iterations
         self.fits = exponent <= MAX_EXPONENT[self.dtype]
+        # a and b are a mass by a sum: beyond these sums the smallest mass would leave them fewer digits, or none.
+        mass = min(torch.where(each > 0, each, 1).min().item() if each.numel() else 1.0 for each in (image[1], text[1]))
+        self.sum_range = {
+            dtype: (smallest, min(largest, mass / torch.finfo(dtype).tiny))
+            for dtype, (smallest, largest) in SUM_RANGE.items()
+        }
 
-    def solve(self, tile: Tile) -> Solution:
-        """The n Sinkhorn iterations of a tile."""
+    def solve(self, tile: Tile) -> Solution | None:
+        """The n Sinkhorn iterations of a tile; None if a sum is out of the range of float64."""
         solution = self.iterate(tile, self.dtype) if self.fits else None
-        if solution is None:
-            solution = self.iterate(tile, torch.float64)
-        if solution is None:
-            raise FloatingPointError("A sum of the transport left the range of float64; use backend='reference'.")
-        return solution
+        return self.iterate(tile, torch.float64) if solution is None else solution
 
     def iterate(self, tile: Tile, dtype: torch.dtype) -> Solution | None:
         """The same in one floating-point type; None if a sum is out of its range."""
@@ -68,7 +72,7 @@ class TiledTransport(TiledProblem):
         kernel = torch.exp(similarity, out=self.buffer("kernel", similarity.shape, dtype))
         scaled = self.buffer("scaled", similarity.shape, dtype)
         solution = Solution(similarity, kernel, scaled, [], [(nu > 0).to(dtype)], [], [])
-        smallest, largest = SUM_RANGE[dtype]
+        smallest, largest = self.sum_range[dtype]
         everywhere = bool((nu > 0).all())
         for done in range(self.num_iterations):
             # rows to μ: a = μ / E b
@@ -88,6 +92,8 @@ class TiledTransport(TiledProblem):
     def score(self, tile: Tile) -> Tensor:
         """Σ P S over the fragments of each of a tile's pairs, [T, I]."""
         solution = self.solve(tile)
+        if solution is None:
+            return torch.cat([score.to(self.dtype) for score, *_ in self.solve_in_log_domain(tile)])
         products = solution.scaled[self.fragments].mul_(solution.similarity[self.fragments])
         scores = (products.sum(2) * solution.b[-1][:, self.num_dustbins :]).sum(1)
         return (scores * self.regularization).to(self.dtype)
@@ -100,6 +106,8 @@ class TiledTransport(TiledProblem):
         """
         first, fragments = self.num_dustbins, self.fragments
         solution = self.solve(tile)
+        if solution is None:
+            return self.gradient_in_log_domain(tile, incoming, gradient)
         kernel, scaled, a, b = solution.kernel, solution.scaled, solution.a, solution.b
         result, gradient = gradient, gradient if gradient.dtype == kernel.dtype else gradient.double()
         weight = (incoming * self.regularization).to(kernel.dtype)[:, None]  # [T, 1, I]
@@ -133,3 +141,26 @@ class TiledTransport(TiledProblem):
                 grad_a = torch.zeros_like(grad_a)
         result.copy_(gradient.mul_(kernel)).div_(self.regularization)
         return grad_mu.to(self.dtype), grad_nu.to(self.dtype)
+
+    def solve_in_log_domain(self, tile: Tile) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """By the definition in float64: the scores of each caption, [1, I], and S, μ and ν, of which they are made."""
+        shape = tile.similarity.shape
+        mu, nu = tile.mu.expand(shape[0], -1, -1), tile.nu.expand(-1, -1, shape[3])
+        for similarity, *masses in zip(tile.similarity.split(1), mu.split(1), nu.split(1), strict=True):
+            inputs = similarity.double() * self.regularization, *(each.double() for each in masses)
+            inputs = [each.detach().requires_grad_(torch.is_grad_enabled()) for each in inputs]
+            similarity, mu, nu = (each.mT if each.ndim == 3 else each.permute(0, 3, 2, 1) for each in inputs)
+            plan = sinkhorn(similarity, mu, nu, self.regularization, self.num_iterations)
+            yield (plan * similarity)[..., self.num_dustbins :, self.num_dustbins :].sum((-2, -1)), *inputs
+
+    def gradient_in_log_domain(self, tile: Tile, incoming: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """As `gradient`."""
+        of_mass = []
+        with torch.enable_grad():
+            for (score, *inputs), of_score, result in zip(
+                self.solve_in_log_domain(tile), incoming.split(1), gradient.split(1), strict=True
+            ):
+                of_similarity, *found = torch.autograd.grad(score, inputs, of_score.double())
+                result.copy_(of_similarity)
+                of_mass.append([each.to(self.dtype) for each in found])
+        return tuple(map(torch.cat, zip(*of_mass, strict=True)))

@@ -11,8 +11,9 @@ import triton.language as tl
 # Stands for log 0, as in `sinkhorn`; what is below half of it is log 0 plus something.
 LOG_ZERO = tl.constexpr(-1e30)
 HALF_LOG_ZERO = tl.constexpr(-5e29)
-# One Sinkhorn pass in so many is made in the log domain; see `sinkhorn`.
+# One pass in so many is made in the log domain, where min μ · min ν is at least this, and else all. See `sinkhorn`.
 LOG_PASS_EVERY = tl.constexpr(4)
+EVEN = tl.constexpr(2.0**-20)
 LOG2_E = tl.constexpr(1.4426950408889634)
 # Image tiles that share a sweep over the captions, so that both sides' rows come from the L2 cache.
 IMAGE_TILES_PER_SWEEP = tl.constexpr(16)
@@ -76,7 +77,7 @@ def score_kernel(
     G: tl.constexpr, W: tl.constexpr, J: tl.constexpr, K: tl.constexpr, CHUNK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """score[i, t] = Σ_kl a_k E_kl b_l S_kl for a tile of G captions by J images, none of which leaves the chip but the
-    score; E = exp(S/λ) up to scaling, and a, b after n passes.
+    score; E = exp(S/λ) up to scaling, and a, b after n passes, made as in `sinkhorn`.
 
     Words are the rows of the tensor cores' tile: with W = 16 a warp holds whole captions, and sums need no other warp.
     """
@@ -116,7 +117,9 @@ def score_kernel(
     a = tl.zeros((G, J, K), tl.float32) + 1
     b = tl.zeros((G, W, J), tl.float32) + 1
     plan = x
-    for done in range(0, num_iterations, LOG_PASS_EVERY):
+    smallest = tl.min(tl.where(mu > 0, mu, 1.0), 2) * tl.min(tl.where(nu > 0, nu, 1.0), 1)  # of each pair, [G, J]
+    log_pass_every = tl.where(tl.min(smallest) >= EVEN, LOG_PASS_EVERY, 1)
+    for done in range(0, num_iterations, log_pass_every):
         # a pass in the log domain: rows to μ, then columns to ν
         y = x + g[:, :, :, None]
         top = tl.max(y, 1)
@@ -129,7 +132,7 @@ def score_kernel(
         # passes that scale it to diag(a) · plan · diag(b)
         a = tl.zeros((G, J, K), tl.float32) + 1
         b = tl.zeros((G, W, J), tl.float32) + 1
-        for _ in range(1, tl.minimum(LOG_PASS_EVERY, num_iterations - done)):
+        for _ in range(1, tl.minimum(log_pass_every, num_iterations - done)):
             total_of_row = tl.sum(plan * b[:, :, :, None], 1)
             a = mu / tl.where(total_of_row > 0, total_of_row, 1.0)
             total_of_column = tl.sum(plan * a[:, None, :, :], 3)
