@@ -28,3 +28,21 @@ class OmitFeatures(BaseModelOutputWithPooling):
         """The features of some items, without the backbone's outputs."""
         pooled, norms = (None if each is None else each[items] for each in (self.pooled, self.norms))
         return OmitFeatures(embeds=self.embeds[items], mask=self.mask[items], pooled=pooled, norms=norms)
+
+
+def check_floating(name: str, tensor: Tensor) -> None:
+    if not tensor.is_floating_point():
+        remedy = f"Cast it, as in {name}.float(), and multiply what is quantised by its scale"
+        raise ValueError(f"{name} is of type {tensor.dtype}; expected floating-point numbers. {remedy}.")
+
+
+def check_sides(image: Tensor, text: Tensor) -> None:
+    """Raise `ValueError` unless the fragments of both sides are floating-point numbers of one type, width and device."""
+    check_floating("image_embeds", image)
+    check_floating("text_embeds", text)
+    if image.shape[-1] != text.shape[-1]:
+        raise ValueError(f"image_embeds are {image.shape[-1]} wide, text_embeds {text.shape[-1]}; expected the same.")
+    if image.dtype != text.dtype or image.device != text.device:
+        images, captions = (f"{each.dtype} on {each.device}" for each in (image, text))
+        remedy = "Cast one side, as in text.embeds.to(image.embeds.dtype)"
+        raise ValueError(f"The images are {images}, the captions {captions}; expected the same. {remedy}.")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .features_omit import OmitFeatures
+from .features_omit import OmitFeatures, check_sides
 from .tiling_omit import MEMORY_BUDGET, score_in_tiles
 
 
@@ -84,11 +84,12 @@ class MatchingHead(nn.Module, ABC):
     ) -> Tensor:
         """`similarity` for any number of images and captions, in tiles of `memory_budget` bytes, or one pair if larger.
 
-        `ValueError` for a `matmul_dtype` that is not one of the head's; see `TransportOptions`.
+        `ValueError` for a `matmul_dtype` that is not one of the head's (see `TransportOptions`), or sides that do not fit.
         """
         if matmul_dtype not in self.matmul_dtypes:
             takers = "heads that transport and late interaction"
             raise ValueError(f"matmul_dtype is {matmul_dtype!r}, which {takers} take; {type(self).__name__} does not.")
+        check_sides(image.embeds, text.embeds)
         sizes = image.embeds.shape[0], text.embeds.shape[0], self.elements_per_pair(image, text)
         return score_in_tiles(lambda i, t: self.similarity(image.select(i), text.select(t)), *sizes, memory_budget)
 
@@ -100,4 +101,5 @@ class MatchingHead(nn.Module, ABC):
         """Initialise the parameters that are the head's own and no module's; use `transformers.initialization`."""
 
     def forward(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
+        check_sides(image.embeds, text.embeds)
         return self.similarity(image, text)

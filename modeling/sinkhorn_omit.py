@@ -18,7 +18,7 @@ absorbs the constant, so similarities serve as they are. The mathematics: ``docs
 import torch
 from torch import Tensor
 
-from .features_omit import OmitFeatures
+from .features_omit import OmitFeatures, check_floating
 
 # Stands for log 0. Finite, so that a softmax over padding alone is still a number and no gradient is NaN.
 LOG_ZERO = -1e30
@@ -55,7 +55,7 @@ def sinkhorn(
         P, [..., K, L], in float32 (float64 if an input is float64). All zero where a side has no mass at all.
 
     Raises:
-        ValueError: for λ ≤ 0, n < 1, or marginals that do not fit the similarity.
+        ValueError: for λ ≤ 0, n < 1, marginals that do not fit the similarity, or tensors that are not floating-point.
 
     Source: ``docs/concepts/method.md#full-matching``.
 
@@ -73,9 +73,10 @@ def sinkhorn(
                 f"{name} has {marginals.shape[-1]} entries; expected {similarity.shape[side]}, to fit a similarity of "
                 f"shape {tuple(similarity.shape)}."
             )
-    dtype = torch.float32
-    for tensor in (similarity, row_marginals, column_marginals):
-        dtype = torch.promote_types(dtype, tensor.dtype)
+        check_floating(name, marginals)
+    check_floating("similarity", similarity)
+    dtype = torch.promote_types(torch.promote_types(row_marginals.dtype, column_marginals.dtype), similarity.dtype)
+    dtype = torch.promote_types(dtype, torch.float32)
     mu, nu = row_marginals.to(dtype), column_marginals.to(dtype)
     has_row = (mu > 0) & (nu > 0).any(-1, keepdim=True)
     has_column = (nu > 0) & (mu > 0).any(-1, keepdim=True)
@@ -157,9 +158,8 @@ def add_dustbin(fragments: Tensor, mask: Tensor, marginals: Tensor, dustbin: Ten
 
 def row_similarity(image_rows: Tensor, text_rows: Tensor) -> Tensor:
     """S = ⟨v, t⟩ of all rows of all pairs, [B_i, B_t, R, C], from [B_i, R, D] and [B_t, C, D]; at least float32."""
-    dtype = torch.promote_types(image_rows.dtype, torch.float32)
     with torch.autocast(image_rows.device.type, enabled=False):
-        return torch.einsum("ird,tcd->itrc", image_rows.to(dtype), text_rows.to(dtype))
+        return torch.einsum("ird,tcd->itrc", at_least_float32(image_rows), at_least_float32(text_rows))
 
 
 def reference_score(
@@ -193,4 +193,5 @@ def check_transport(regularization: float, num_iterations: int) -> None:
 
 def at_least_float32(tensor: Tensor) -> Tensor:
     """A tensor fit for transport: 1/λ amplifies every rounding, so half precision will not do."""
+    check_floating("embeds", tensor)
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from .features_omit import OmitFeatures
+from .features_omit import OmitFeatures, check_sides
 from .head_omit import Match, MatchingHead
 from .sinkhorn_omit import add_dustbin, fragment_marginals, row_similarity, sinkhorn
 from .tiling_omit import MEMORY_BUDGET
@@ -62,6 +62,7 @@ class OTMatching(MatchingHead):
 
     def sides(self, image: OmitFeatures, text: OmitFeatures) -> tuple[Side, Side]:
         """What is transported: rows and mass of images and captions."""
+        check_sides(image.embeds, text.embeds)
         mu, nu = fragment_marginals(self.marginals, image, text), fragment_marginals(self.marginals, text, image)
         return make_sides(image.embeds, mu, text.embeds, nu)
 
@@ -101,6 +102,7 @@ class OmitMatching(OTMatching):
             init.zeros_(self.dustbin_similarity)
 
     def sides(self, image: OmitFeatures, text: OmitFeatures) -> tuple[Side, Side]:
+        check_sides(image.embeds, text.embeds)
         mu, nu = fragment_marginals(self.marginals, image, text), fragment_marginals(self.marginals, text, image)
         image_embeds, text_embeds = image.embeds, text.embeds
         if self.dustbin == "global":
@@ -111,7 +113,7 @@ class OmitMatching(OTMatching):
         else:
             # Two more dimensions in which each dustbin has the similarity σ to everything of the other side:
             # fragments (v, 1, 0) and (t, 0, 1), dustbins (0, 1, σ) and (0, σ, 0).
-            one = torch.ones_like(image.pooled[:1, :1])
+            one = image.pooled.new_ones(1, 1)
             zero, sigma = one * 0, one * self.dustbin_similarity.to(one.dtype)
             image_embeds, text_embeds = _widened(image_embeds, one, zero), _widened(text_embeds, zero, one)
             image_dustbin = _widened(image.pooled * 0, one, sigma)

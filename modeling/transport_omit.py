@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from .features_omit import OmitFeatures
+from .features_omit import OmitFeatures, check_floating, check_sides
 from .sinkhorn_omit import add_dustbin, check_transport, fragment_marginals, reference_score
 from .tiling_omit import MEMORY_BUDGET, score_in_tiles
 
@@ -145,6 +145,8 @@ def _rows_and_mass(side: str, embeds: Tensor, mask: Tensor | None, pooled: Tenso
         if tensor.shape != shape:
             found = f"{side}_{name} has shape {tuple(tensor.shape)}"
             raise ValueError(f"{found}; expected {shape}, to fit {side}_embeds of shape {tuple(embeds.shape)}.")
+    check_floating(f"{side}_embeds", embeds)
+    check_floating(f"{side}_pooled", pooled)
     features = OmitFeatures(embeds=embeds.masked_fill(~mask.bool()[..., None], 0), mask=mask.bool())
     return add_dustbin(features.embeds, features.mask, fragment_marginals("uniform", features, features), pooled)
 
@@ -158,13 +160,6 @@ def transport_similarity(image: Side, text: Side, options: TransportOptions) -> 
         ValueError: for sides of unequal type, device or width, or of integers; for a backend that is unknown or cannot
             serve the inputs; for a reduced matmul_dtype with gradient or not on a CPU.
     """
-    widths = image.rows.shape[-1], text.rows.shape[-1]
-    if widths[0] != widths[1]:
-        raise ValueError(f"image_embeds are {widths[0]} wide, text_embeds {widths[1]}; expected the same.")
-    if image.rows.dtype != text.rows.dtype or image.rows.device != text.rows.device:
-        images, captions = (f"{side.rows.dtype} on {side.rows.device}" for side in (image, text))
-        remedy = "Cast one side, as in text.embeds.to(image.embeds.dtype)"
-        raise ValueError(f"The images are {images}, the captions {captions}; expected the same. {remedy}.")
     check_rows(image.rows, text.rows, options.backend, options.matmul_dtype)
     entries = image.rows.shape[0] * image.rows.shape[1] * text.rows.shape[0] * text.rows.shape[1]
     candidates = candidate_backends(options.backend, image.rows.device.type, entries, options.matmul_dtype)
@@ -231,11 +226,8 @@ def candidate_backends(name: str, device: str, entries: int, matmul_dtype: str =
 
 
 def check_rows(image_rows: Tensor, text_rows: Tensor, backend: str, matmul_dtype: str) -> None:
-    """Raise `ValueError` unless rows are floating-point numbers and can be multiplied out in `matmul_dtype`."""
-    for side, rows in (("image", image_rows), ("text", text_rows)):
-        if not rows.is_floating_point():
-            remedy = "Quantised features need their scale, as in embeds.float() * scale"
-            raise ValueError(f"{side}_embeds are {rows.dtype}; expected floating-point numbers. {remedy}.")
+    """Raise `ValueError` unless rows go together and can be multiplied out in `matmul_dtype`."""
+    check_sides(image_rows, text_rows)
     if matmul_dtype == "float32":
         return
     if matmul_dtype not in MATMUL_DTYPES:

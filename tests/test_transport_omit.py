@@ -152,7 +152,7 @@ def unequal_masses(seed, image_counts, text_counts, decades):
     sparse=st.booleans(),
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
-@example(0, [3], [18], 38, 1, 1 / 59, 31, False, torch.float32)
+@example(236477, [2], [14], 38, 1, 1 / 25, 8, False, torch.float32)  # b below what float32 can hold
 @example(1, [9], [9, 2], 38, 1, 1 / 300, 60, False, torch.float32)
 def test_masses_may_be_as_unequal_as_float32_can_say(
     backend,

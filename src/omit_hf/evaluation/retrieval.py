@@ -177,7 +177,9 @@ def checked_matrix(similarity, name: str = "similarity") -> np.ndarray:
     """
     if hasattr(similarity, "detach"):
         similarity = similarity.detach().cpu()
+        # NumPy has neither bfloat16 nor a complex number of two halves.
         similarity = similarity.float() if similarity.element_size() < 4 else similarity
+        similarity = similarity.cfloat() if similarity.is_complex() else similarity
     similarity = np.asarray(similarity)
     if similarity.dtype.kind not in "fiub":
         raise ValueError(f"{name} has type {similarity.dtype}; expected real numbers.")
