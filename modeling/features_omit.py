@@ -37,7 +37,7 @@ def check_floating(name: str, tensor: Tensor) -> None:
 
 
 def check_sides(image: Tensor, text: Tensor) -> None:
-    """Raise `ValueError` unless the fragments of both sides are floating-point numbers of one type, width and device."""
+    """Raise `ValueError` unless both are floating-point numbers of one type, width and device."""
     check_floating("image_embeds", image)
     check_floating("text_embeds", text)
     if image.shape[-1] != text.shape[-1]:
