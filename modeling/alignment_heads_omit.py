@@ -71,6 +71,7 @@ class MaxSimMatching(MatchingHead):
         return (mask / mask.sum(dim=-1, keepdim=True).clamp_min(1)).to(best.dtype).expand_as(best)
 
     def match(self, image: OmitFeatures, text: OmitFeatures) -> Match:
+        check_sides(image.embeds, text.embeds)
         similarity = row_similarity(image.embeds, text.embeds)
         if image.embeds.shape[1] == 0:
             return Match(None, similarity)
@@ -137,6 +138,7 @@ class ScanI2TMatching(ScanT2IMatching):
 
 def attend(keys: OmitFeatures, queries: OmitFeatures) -> tuple[Tensor, Tensor]:
     """⟨k, q⟩ and α of all pairs, [B_k, m, B_q, n] each."""
+    check_sides(keys.embeds, queries.embeds)
     similarity = torch.einsum("kmd,qnd->kmqn", at_least_float32(keys.embeds), at_least_float32(queries.embeds))
     rectified = F.leaky_relu(similarity, SCAN_SLOPE)  # zero where masked, as the fragments are
     logits = SCAN_SHARPNESS * F.normalize(rectified, dim=-1, eps=NORM_EPS)

@@ -85,7 +85,7 @@ class MatchingHead(nn.Module, ABC):
     ) -> Tensor:
         """`similarity` for any number of images and captions, in tiles of `memory_budget` bytes, or one pair if larger.
 
-        `ValueError` for a `matmul_dtype` that is not one of the head's; see `TransportOptions`.
+        `ValueError` for a `matmul_dtype` not of the head's (see `TransportOptions`), or sides that do not fit.
         """
         if matmul_dtype not in self.matmul_dtypes:
             takers = "heads that transport and late interaction"

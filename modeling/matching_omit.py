@@ -7,8 +7,7 @@ from torch import Tensor
 
 from .alignment_heads_omit import ChanMatching, MaxSimMatching, ScanI2TMatching, ScanT2IMatching
 from .features_omit import OmitFeatures
-from .head_omit import Match as Match
-from .head_omit import MatchingHead
+from .head_omit import Match, MatchingHead  # noqa: F401 (to be imported from here)
 from .pooled_heads_omit import GPOMatching, MeanMatching, PEMMatching
 from .tiling_omit import MEMORY_BUDGET
 from .transport_heads_omit import OmitMatching, OTMatching

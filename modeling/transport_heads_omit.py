@@ -14,7 +14,7 @@ from .features_omit import OmitFeatures
 from .head_omit import Match, MatchingHead
 from .sinkhorn_omit import add_dustbin, fragment_marginals, row_similarity, sinkhorn
 from .tiling_omit import MEMORY_BUDGET
-from .transport_omit import MATMUL_DTYPES, Side, TransportOptions, make_sides, transport_similarity
+from .transport_omit import MATMUL_DTYPES, Side, TransportOptions, check_sides, make_sides, transport_similarity
 
 
 class OTMatching(MatchingHead):
@@ -98,6 +98,8 @@ class OmitMatching(OTMatching):
             init.zeros_(self.dustbin_similarity)
 
     def sides(self, image: OmitFeatures, text: OmitFeatures) -> tuple[Side, Side]:
+        if image.embeds.dtype != text.embeds.dtype:  # a dustbin would hide it
+            check_sides(image.embeds, text.embeds)
         mu, nu = fragment_marginals(self.marginals, image, text), fragment_marginals(self.marginals, text, image)
         image_embeds, text_embeds = image.embeds, text.embeds
         if self.dustbin == "global":

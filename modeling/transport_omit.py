@@ -145,9 +145,6 @@ def _rows_and_mass(side: str, embeds: Tensor, mask: Tensor | None, pooled: Tenso
         if tensor.shape != shape:
             found = f"{side}_{name} has shape {tuple(tensor.shape)}"
             raise ValueError(f"{found}; expected {shape}, to fit {side}_embeds of shape {tuple(embeds.shape)}.")
-    for name, tensor in (("embeds", embeds), ("pooled", pooled)):
-        if not tensor.is_floating_point():
-            raise not_floating(f"{side}_{name}", tensor)
     features = OmitFeatures(embeds=embeds.masked_fill(~mask.bool()[..., None], 0), mask=mask.bool())
     return add_dustbin(features.embeds, features.mask, fragment_marginals("uniform", features, features), pooled)
 

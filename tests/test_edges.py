@@ -143,7 +143,7 @@ def test_arguments_that_are_no_floating_point_numbers_are_refused(dtype):
             sinkhorn(*wrong, 0.1, 3)
     image, text = sides(2, 3, 2, 1)
     arguments = [image.embeds, image.mask, image.pooled, text.embeds, text.mask, text.pooled]
-    names = ("image_embeds", None, "image_pooled", "text_embeds", None, "text_pooled")
+    names = ("embeds", None, "pooled", "embeds", None, "pooled")
     for number, name in enumerate(names):
         if name is not None:
             wrong = [each.detach().to(dtype) if place == number else each for place, each in enumerate(arguments)]
