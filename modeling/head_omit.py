@@ -21,8 +21,8 @@ class Match:
     Args:
         plan: the transport plan, [B_i, B_t, R, C], any dustbins first; None for a head that does not transport.
         alignment: how much of the match a region and a word are, [B_i, B_t, K, L]; not negative, at most 1 in all.
-        row_dustbin: mass that a region left in the caption's dustbin, [B_i, B_t, K]; None without dustbins.
-        column_dustbin: mass that a word left in the image's dustbin, [B_i, B_t, L]; None without dustbins.
+        row_dustbin: mass that a region gave the caption's dustbin, [B_i, B_t, K]; None without dustbins.
+        column_dustbin: mass that a word received from the image's dustbin, [B_i, B_t, L]; None without dustbins.
         row_marginals, column_marginals: mass that the plan's rows and columns were to hold, [B_i, 1 or B_t, R] and
             [1 or B_i, B_t, C]; None without a plan.
     """
@@ -37,10 +37,8 @@ class Match:
     @property
     def fragments(self) -> Tensor:
         """The plan between fragments, without dustbins, [B_i, B_t, K, L]; the alignment of a head without a plan."""
-        if self.plan is None:
-            return self.alignment
-        regions, words = self.alignment.shape[-2:]
-        return self.plan[..., self.plan.shape[-2] - regions :, self.plan.shape[-1] - words :]
+        first = int(self.row_dustbin is not None)
+        return self.alignment if self.plan is None else self.plan[..., first:, first:]
 
 
 class MatchingHead(nn.Module, ABC):

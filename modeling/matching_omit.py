@@ -60,7 +60,7 @@ def topk_similarity(
     if not 1 <= k <= len(candidates.embeds):
         raise ValueError(f"k is {k}; expected 1 to {len(candidates.embeds)}, the number of candidates.")
     found = []
-    for start in range(0, len(queries.embeds), TOPK_BLOCK[0]):
+    for start in range(0, max(1, len(queries.embeds)), TOPK_BLOCK[0]):
         block = queries.select(slice(start, start + TOPK_BLOCK[0]))
         best = []
         for first in range(0, len(candidates.embeds), TOPK_BLOCK[1]):
@@ -72,6 +72,4 @@ def topk_similarity(
         values, indices = (torch.cat(parts, dim=1) for parts in zip(*best, strict=True))
         values, places = values.topk(k)
         found.append(TopK(values, indices.gather(1, places)))
-    if not found:
-        return TopK(image.embeds.new_zeros(0, k).float(), image.mask.new_zeros(0, k).long())
     return TopK(torch.cat([each.values for each in found]), torch.cat([each.indices for each in found]))

@@ -8,11 +8,12 @@ Not every fragment has a counterpart. So each side gets a *dustbin*, its global 
     P̃ = argmax ⟨P, S̃⟩ + λ·H(P)                          over P ≥ 0 with P·1 = μ̃ and Pᵀ·1 = ν̃
     similarity = Σ_{k≥1, l≥1} P̃_kl S̃_kl                  over pairs of fragments; what dustbins take is left out
 
-A region that resembles the caption as a whole more than any of its words sends its mass to t̄ (column 0); a word that
-resembles the image as a whole receives its mass from v̄ (row 0). A few Sinkhorn iterations make P̃.
+Regions compete for t̄ (column 0), which takes 1 / (L+1): those that resemble the caption as a whole more than its words
+fill it. A word that resembles the image as a whole receives its mass from v̄ (row 0). A few Sinkhorn iterations make P̃.
 
-The functions below follow that order. With the cost C = 1 − S the kernel is exp(−C/λ) = exp(S/λ) · constant; scaling
-absorbs the constant, so similarities serve as they are. The mathematics: ``docs/concepts/method.md#partial-matching``.
+`add_dustbin` makes rows, `fragment_marginals` their mass, `sinkhorn` the plan, `reference_score` the score. With the
+cost C = 1 − S the kernel is exp(−C/λ) = exp(S/λ) · constant; scaling absorbs the constant, so similarities serve as
+they are. The mathematics: ``docs/concepts/method.md#partial-matching``.
 """
 
 import torch
@@ -22,7 +23,7 @@ from .features_omit import OmitFeatures, not_floating
 
 # Stands for log 0. Finite, so that a softmax over padding alone is still a number and no gradient is NaN.
 LOG_ZERO = -1e30
-# One Sinkhorn pass in so many is made in the log domain, where min μ · min ν is at least this; otherwise all are.
+# Every fourth Sinkhorn pass is made in the log domain, or every one where min μ · min ν is below EVEN.
 LOG_PASS_EVERY = 4
 EVEN = 2.0**-20
 
@@ -41,8 +42,8 @@ def sinkhorn(
 
     At λ = 0.02 the kernel spans e^−100, too much for float32. So the first pass is two log-softmaxes, which no λ
     upsets. After it no row or column can vanish, and cheaper passes rescale the plan by two vectors. An entry that
-    float32 has rounded to zero could matter again only by growing, at most by 1 / (min μ · min ν) a pass; every fourth
-    pass is made in the log domain, long before. Where marginals are too unequal for that, all passes are.
+    float32 has rounded to zero could matter again only by growing, at most by 1 / (min μ · min ν) a pass; long before,
+    every fourth pass is made in the log domain. Where marginals are too unequal for that, all passes are.
 
     Args:
         similarity: S, [..., K, L], finite. Batch dimensions broadcast with those of the marginals.

@@ -20,12 +20,9 @@ def score_in_tiles(
 ) -> Tensor:
     """Score every image and caption, [B_i, B_t]. The values do not depend on the tiles.
 
-    With gradients, the backward pass computes a tile again, so that training too has bounded memory.
-
-    Args:
-        score: takes the images and captions of a tile, as slices, and gives their scores.
-        elements_per_pair: numbers (of 4 bytes) that a pair needs while it is scored.
-        memory_budget: bytes for a tile; it holds one pair at least.
+    With gradients, the backward pass computes a tile again, so that training too has bounded memory. `score` takes the
+    images and captions of a tile as slices; a pair needs `elements_per_pair` numbers of 4 bytes meanwhile, and a tile
+    holds as many as fit `memory_budget` bytes, one at least.
     """
     pairs = max(1, memory_budget // (4 * max(1, elements_per_pair)))
     if torch.compiler.is_exporting() or num_images * num_captions <= pairs:  # an exported graph has no sizes to divide

@@ -13,7 +13,7 @@ from transformers import initialization as init
 from .features_omit import OmitFeatures
 from .head_omit import Match, MatchingHead
 from .sinkhorn_omit import add_dustbin, fragment_marginals, row_similarity, sinkhorn
-from .tiling_omit import MEMORY_BUDGET
+from .tiling_omit import MEMORY_BUDGET, score_in_tiles
 from .transport_omit import MATMUL_DTYPES, Side, TransportOptions, check_sides, make_sides, transport_similarity
 
 
@@ -47,15 +47,20 @@ class OTMatching(MatchingHead):
     def tiled_similarity(
         self, image: OmitFeatures, text: OmitFeatures, memory_budget: int = MEMORY_BUDGET, matmul_dtype: str = "float32"
     ) -> Tensor:
-        if self.marginals == "cross_global":  # a mass for every pair is no small matrix
-            return super().tiled_similarity(image, text, memory_budget, matmul_dtype)
         options = self.options
         if (memory_budget, matmul_dtype) != (options.memory_budget, options.matmul_dtype):
             options = replace(options, memory_budget=memory_budget, matmul_dtype=matmul_dtype)
-        return transport_similarity(*self.sides(image, text), options)
+        if self.marginals != "cross_global":
+            return transport_similarity(*self.sides(image, text), options)
+
+        def score(images: slice, captions: slice) -> Tensor:
+            return transport_similarity(*self.sides(image.select(images), text.select(captions)), options)
+
+        sizes = image.embeds.shape[0], text.embeds.shape[0], self.elements_per_pair(image, text)
+        return score_in_tiles(score, *sizes, memory_budget)
 
     def elements_per_pair(self, image: OmitFeatures, text: OmitFeatures) -> int:
-        return image.embeds.shape[1] + text.embeds.shape[1] + 2 * self.num_dustbins  # their mass
+        return image.embeds.shape[1] + text.embeds.shape[1] + 2 * self.num_dustbins  # their mass, of `cross_global`
 
     def sides(self, image: OmitFeatures, text: OmitFeatures) -> tuple[Side, Side]:
         """What is transported: rows and mass of images and captions."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from oracles import logarithms, score_bounds
+from samples import features, head_of
 from transporting import transport, transport_by
 
 from omit_hf import kernels
@@ -432,3 +433,15 @@ def test_a_reduced_product_where_there_is_none(model, inputs):
     with torch.inference_mode():
         close = model.similarity(image, text, matmul_dtype="bfloat16")
     assert (close - model.similarity(image, text)).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("marginals", ["uniform", "cross_global"])
+def test_heads_multiply_in_the_type_that_is_asked_for(marginals):
+    """Also where the mass of a pair has to be made tile by tile."""
+    head = head_of("omit", marginals=marginals).float()
+    image, text = features(1, [6, 4, 5], dtype=torch.float32), features(2, [5, 3, 2, 7], dtype=torch.float32)
+    exact, close = head(image, text), head.tiled_similarity(image, text, matmul_dtype="bfloat16")
+    assert 0 < (close - exact).abs().max() < 0.05
+    image.embeds.requires_grad_()
+    with pytest.raises(ValueError, match="matmul_dtype 'bfloat16' has no gradient"):
+        head.tiled_similarity(image, text, matmul_dtype="bfloat16")
