@@ -124,15 +124,12 @@ def cell_grid(config, pixels: tuple[int, int], states: Tensor) -> tuple[int, int
     """
     if states.ndim == 4:
         return tuple(states.shape[-2:])
-    sizes = config.patch_size if isinstance(config.patch_size, list | tuple) else (config.patch_size,) * 2
     num_states = states.shape[1]
-    if hasattr(config, "depths"):  # hierarchical transformers (Swin and its kin) have no CLS, and pad to whole cells
-        halvings = 2 ** (len(config.depths) - 1)
-        rows, columns = (-(-side // (size * halvings)) for side, size in zip(pixels, sizes, strict=True))
-        if rows * columns != num_states:  # others halve otherwise: the grid of the squarest cells
-            divisors = [n for n in range(1, num_states + 1) if num_states % n == 0]
-            rows = min(divisors, key=lambda n: abs(math.log(n * n * pixels[1] / (num_states * pixels[0]))))
+    if hasattr(config, "depths"):  # hierarchical transformers (Swin and its kin) have no CLS, and squarish cells
+        divisors = [n for n in range(1, num_states + 1) if num_states % n == 0]
+        rows = min(divisors, key=lambda n: abs(math.log(n * n * pixels[1] / (num_states * pixels[0]))))
         return rows, num_states // rows
+    sizes = config.patch_size if isinstance(config.patch_size, list | tuple) else (config.patch_size,) * 2
     rows, columns = (side // size for side, size in zip(pixels, sizes, strict=True))
     if not 0 < rows * columns <= num_states:
         found = f"{config.model_type} gave {num_states} tokens for an image of {tuple(pixels)} pixels"

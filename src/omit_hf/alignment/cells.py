@@ -123,11 +123,9 @@ def _side(image_processor, levels: np.ndarray, pixels: int, start: float, slope:
     pixels_a_column, begin = np.polyfit(columns + 0.5, start + levels.mean(axis=0) / slope, 1)
     if pixels_a_column <= 0:
         raise _unknown(image_processor)
-    if num_seen < width:  # a side that is padded is seen whole
-        resized, offset = np.array([num_seen]), np.array([-first])
-    else:  # The whole numbers nearby that fit best; rounding each by itself would miss them: they depend on each other.
-        nearby = [np.arange(-REACH, REACH + 1) + round(each / pixels_a_column) for each in (pixels, begin)]
-        resized, offset = (each.ravel() for each in np.meshgrid(*nearby))
+    # The whole numbers nearby that fit best; rounding each by itself would miss them, since they depend on each other.
+    nearby = [np.arange(-REACH, REACH + 1) + round(each / pixels_a_column) for each in (pixels, begin)]
+    resized, offset = (each.ravel() for each in np.meshgrid(*nearby))
     resized, offset = resized[resized > 0][:, None], offset[resized > 0][:, None]
     predicted = slope * ((columns + 0.5 + offset) * pixels / resized - start)
     best = ((levels.mean(axis=0) - predicted) ** 2).sum(axis=1).argmin()
