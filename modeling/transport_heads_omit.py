@@ -64,6 +64,8 @@ class OTMatching(MatchingHead):
 
     def sides(self, image: OmitFeatures, text: OmitFeatures) -> tuple[Side, Side]:
         """What is transported: rows and mass of images and captions."""
+        if image.embeds.dtype != text.embeds.dtype:
+            check_sides(image.embeds, text.embeds)
         mu, nu = fragment_marginals(self.marginals, image, text), fragment_marginals(self.marginals, text, image)
         return make_sides(image.embeds, mu, text.embeds, nu)
 
