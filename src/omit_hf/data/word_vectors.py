@@ -1,4 +1,4 @@
-"""Word vectors from a text file: GloVe, word2vec or fastText."""
+"""Reads word vectors from a text file: GloVe, word2vec or fastText."""
 
 import codecs
 from collections.abc import Mapping
