@@ -1,4 +1,4 @@
-"""Where a model finds the words of a sentence in a picture, and how well that meets what the words name."""
+"""Aligns the words of a sentence with places in a picture, and measures how well they meet what the words name."""
 
 from omit_hf.alignment.scores import alignment_table, evaluate_alignment
 from omit_hf.alignment.sentence import (

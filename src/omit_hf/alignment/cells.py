@@ -1,4 +1,4 @@
-"""Where the fragments of an image lie in its picture, and how they meet boxes.
+"""Locates the fragments of an image in its picture, and compares them with boxes.
 
 Rectangles are x0, y0, x1, y1 in pixels of the picture, measured from its top left corner; pixel n covers n to n + 1.
 """
@@ -6,17 +6,17 @@ Rectangles are x0, y0, x1, y1 in pixels of the picture, measured from its top le
 import numpy as np
 from PIL import Image
 
-FEW_PIXELS = 16  # of a side, which filters bend in the middle too
-TRIM, TRIM_OF_FEW = 0.08, 0.25  # share of a side that is left out at each end: filters behave otherwise there
+FEW_PIXELS = 16  # a side this short is bent by filters in the middle too
+TRIM, TRIM_OF_FEW = 0.08, 0.25  # share of a side left out at both ends, where filters behave differently
 REACH = 4  # around a first estimate of where a picture goes
 LEVELS_AROUND, PIXELS_AROUND = 2, 4  # of what is seen, that a ramp covers too: its levels are rounded, its ends bent
-GOLDEN = (5**0.5 - 1) / 2  # whose multiples spread evenly
+GOLDEN = (5**0.5 - 1) / 2  # its multiples spread evenly
 STEEPER = 0.98  # a ramp that is shorter by this is worth another look
 TOLERANCE, TOLERANCE_OF_FEW = 2.5, 60  # levels of 255 by which a ramp may come out otherwise; of few, over the pixels
 
 
 def grid_cells(window: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """The cells of a grid over a rectangle, row by row, [rows · columns, 4]."""
+    """Divide a rectangle into the cells of a grid, row by row, [rows · columns, 4]."""
     x, y = (np.linspace(window[a], window[a + 2], n + 1) for a, n in ((0, columns), (1, rows)))
     left, top = np.meshgrid(x[:-1], y[:-1])
     right, bottom = np.meshgrid(x[1:], y[1:])
@@ -24,24 +24,23 @@ def grid_cells(window: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 def window_of(image_processor, width: int, height: int) -> np.ndarray:
-    """The rectangle of a picture that an image processor makes its tensor of; it reaches beyond the picture where the
-    processor pads.
+    """Measure which rectangle of a picture an image processor shows to the model.
 
-    Processors resize and crop by rules of their own, so it is measured: of a ramp of colour along each side, what comes
-    out tells the size that the picture is resized to and the pixel at which the crop begins. Both are whole numbers,
-    which makes the result exact for most pictures, and else, as for a strip of a long picture, true to half a pixel.
-    A ramp over the whole side tells where to look with a steeper one. It rises in red and blue and falls in green, so
-    that what is lost by rounding, always upwards, cancels.
+    The rectangle reaches beyond the picture where the processor pads. Processors resize and crop by rules of their own,
+    so a test picture is sent through: a ramp of colour along each side. Its output tells the size after resizing and
+    the pixel at which the crop begins. Both are whole numbers, so the result is exact for most pictures. For others,
+    such as a strip of a long picture, it is true to half a pixel. A ramp over the whole side comes first and tells
+    where to place a steeper one. The ramp rises in red and blue and falls in green, so rounding errors cancel.
 
     Args:
-        image_processor: of transformers.
-        width, height: of the picture. A side of one pixel is taken to be seen whole.
+        image_processor: image processor of transformers.
+        width, height: size of the picture in pixels. A side of one pixel counts as seen whole.
 
     Returns:
         x0, y0, x1, y1, float64 [4].
 
     Raises:
-        ValueError: if the processor does something else than resize, crop and pad.
+        ValueError: if the processor does more than resize, crop and pad.
     """
     black, white = (_processed(image_processor, np.full((height, width, 3), level)) for level in (0, 255))
     contrast = white - black  # 0 where the processor pads
@@ -64,24 +63,24 @@ def window_of(image_processor, width: int, height: int) -> np.ndarray:
 
 
 def _ramp(first: int, last: int) -> tuple[float, float]:
-    """Where a ramp over some pixels is 0, and its levels a pixel: a whole number where it can be, which needs no
+    """Tell where a ramp over some pixels is 0, and its levels per pixel: a whole number if possible, which needs no
     rounding."""
     slope = 255 / max(1, last - first)
     return (first + 0.5, float(int(slope))) if slope >= 1 else (float(first), slope)
 
 
 def _thresholds(count: int) -> np.ndarray:
-    """Evenly spread numbers between 0 and 1, any few neighbours of them too: rounded by them, a mean is exact."""
+    """Spread numbers evenly between 0 and 1, so that any few neighbours are even too; they make rounded means exact."""
     return (np.argsort(np.argsort(GOLDEN * np.arange(count) % 1)) + 0.5) / count
 
 
 def _smaller_part(part: tuple[int, int], pixels: int, places: np.ndarray) -> tuple[int, int] | None:
-    """The pixels of a side that a steeper ramp may cover, all that are seen among them; None where it is steep enough.
+    """Find the pixels that a steeper ramp should cover, including all that are seen; None if the ramp is steep enough.
 
     Args:
-        part: the first pixel and the one after the last that the ramp covered.
-        pixels: of the side.
-        places: where in the picture one looks, as the ramp tells; NaN where there is padding.
+        part: first pixel that the ramp covered, and the one after its last.
+        pixels: length of the side.
+        places: positions in the picture that the ramp measured; NaN in the padding.
     """
     if np.isnan(places).all():
         return None
@@ -92,7 +91,7 @@ def _smaller_part(part: tuple[int, int], pixels: int, places: np.ndarray) -> tup
 
 
 def _processed(image_processor, picture: np.ndarray) -> np.ndarray:
-    """What a processor makes of a picture [H, W, 3], 0 to 255: three channels."""
+    """Send a picture [H, W, 3], 0 to 255, through a processor; the output has three channels."""
     picture = Image.fromarray(picture.astype(np.uint8))
     out = np.asarray(image_processor(images=[picture], return_tensors="np")["pixel_values"], dtype=np.float64)
     if out.ndim != 4 or out.shape[:2] != (1, 3):
@@ -101,12 +100,12 @@ def _processed(image_processor, picture: np.ndarray) -> np.ndarray:
 
 
 def _side(image_processor, levels: np.ndarray, pixels: int, start: float, slope: float) -> tuple[float, float]:
-    """Where the first column begins in the picture and the last one ends.
+    """Find where the first column begins in the picture and where the last one ends.
 
     Args:
-        levels: a ramp along x as it came out, [H, W]; NaN where there is padding.
-        pixels: the picture's, along x.
-        start, slope: where in the picture the ramp is 0, and its levels a pixel.
+        levels: the processed ramp along x, [H, W]; NaN in the padding.
+        pixels: width of the picture.
+        start, slope: position in the picture where the ramp is 0, and its levels per pixel.
     """
     width = levels.shape[1]
     seen = ~np.isnan(levels)
@@ -143,11 +142,11 @@ def _unknown(image_processor) -> ValueError:
 
 
 def share_inside(cells: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """The share of each cell's area that lies in any of some boxes.
+    """Compute which share of every cell's area lies in the boxes.
 
     Args:
-        cells: [K, 4]; one without an area lies inside where its centre does.
-        boxes: [N, 4]; what several cover counts once.
+        cells: [K, 4]; a cell without area counts as inside if its centre is.
+        boxes: [N, 4]; overlaps count once.
 
     Returns:
         [K], from 0 to 1.
@@ -173,7 +172,7 @@ def share_inside(cells: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def centre_inside(cells: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Whether the centre of each cell lies within any of some boxes; on the edge is not within. Bool [K]."""
+    """Tell which cells have their centre in one of the boxes, bool [K]. A centre on an edge is outside."""
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     x, y = (cells[:, 0] + cells[:, 2]) / 2, (cells[:, 1] + cells[:, 3]) / 2
     in_x = (boxes[:, 0] < x[:, None]) & (x[:, None] < boxes[:, 2])

@@ -1,7 +1,8 @@
-"""Does the mass of a phrase's words lie in the box of what the phrase names? And do the dustbins get the rest?
+"""Scores of an alignment: the words of a phrase should get their mass from the box of what it names, and the dustbins
+should get the rest.
 
-The scores are functions of arrays: the mass that a phrase's words get from each cell, where the cells lie, and the
-boxes. A cell is a fragment of the image: of a grid, or a precomputed region.
+The scores are functions of arrays: the mass that a phrase's words get from every cell, the cells' rectangles, and the
+boxes. Here a cell is any image fragment: of a grid, or a precomputed region.
 """
 
 import numpy as np
@@ -29,11 +30,11 @@ DUSTBIN_SCORES = {
 
 
 def pointing_game(mass: np.ndarray, inside: np.ndarray) -> bool:
-    """Whether the cell with the most mass is inside. Where several have it, all of them must be.
+    """Tell whether the cell with the most mass is inside. If several tie, all of them must be.
 
     Args:
-        mass: that the phrase's words get from each cell, [K].
-        inside: whether a cell's centre lies in the box, bool [K]; see `centre_inside`.
+        mass: mass that the phrase's words get from every cell, [K].
+        inside: true where a cell's centre lies in the box, bool [K]; see `centre_inside`.
 
     Example:
         >>> pointing_game(np.array([0.1, 0.3, 0.3]), np.array([False, True, False]))
@@ -43,11 +44,11 @@ def pointing_game(mass: np.ndarray, inside: np.ndarray) -> bool:
 
 
 def mass_inside(mass: np.ndarray, share: np.ndarray) -> float:
-    """The share of a phrase's mass that lies in the box; 0 for a phrase without any.
+    """Compute the share of a phrase's mass that lies in the box; 0 for a phrase without mass.
 
     Args:
-        mass: that the phrase's words get from each cell, [K].
-        share: of each cell's area that lies in the box, [K]: its mass counts by as much; see `share_inside`.
+        mass: mass that the phrase's words get from every cell, [K].
+        share: share of a cell's area that lies in the box, [K]; the same share of its mass counts. See `share_inside`.
 
     Example:
         >>> mass_inside(np.array([0.2, 0.1, 0.1]), np.array([1.0, 0.5, 0.0]))
@@ -58,14 +59,15 @@ def mass_inside(mass: np.ndarray, share: np.ndarray) -> float:
 
 
 def ranking_auc(mass: np.ndarray, inside: np.ndarray) -> float:
-    """The chance that a cell inside has more mass than one outside, ties counting half: the area under the ROC curve.
+    """Compute the area under the ROC curve: the chance that a cell inside has more mass than one outside. Ties count
+    half.
 
     Args:
-        mass: that the phrase's words get from each cell, [K].
-        inside: whether a cell's centre lies in the box, bool [K].
+        mass: mass that the phrase's words get from every cell, [K].
+        inside: true where a cell's centre lies in the box, bool [K].
 
     Returns:
-        From 0 to 1; NaN where all cells are inside, or none.
+        A number from 0 to 1; NaN if all cells are inside, or none.
 
     Example:
         >>> ranking_auc(np.array([0.3, 0.1, 0.1]), np.array([True, True, False]))
@@ -79,23 +81,23 @@ def ranking_auc(mass: np.ndarray, inside: np.ndarray) -> float:
 
 
 def phrase_scores(mass: np.ndarray, cells: np.ndarray, boxes: np.ndarray) -> dict[str, float]:
-    """The three scores of a phrase, each with its chance level and an oracle.
+    """Compute the three scores of a phrase, with chance levels and oracles.
 
-    Chance is the expectation for an alignment that prefers no cell: one whose values are dealt out to the cells at
-    random. The oracle is the most that any alignment reaches on these cells, all of its mass being on the cells of the
-    box: less than 1 where no cell's centre (or no whole cell) lies in the box, because it is small.
+    Chance is the expected score of an alignment that prefers no cell: its values are dealt to the cells at random. The
+    oracle is the highest score that any alignment reaches on these cells, with all of its mass on the cells of the box.
+    It is below 1 if the box is too small to hold a cell's centre (or a whole cell).
 
     Args:
-        mass: that the phrase's words get from each cell, [K], at least 0.
-        cells: their rectangles, [K, 4].
-        boxes: of what the phrase names, [N, 4]; in any of them is inside.
+        mass: mass that the phrase's words get from every cell, [K], at least 0.
+        cells: rectangles of the cells, [K, 4].
+        boxes: boxes of what the phrase names, [N, 4]; a cell in any of the boxes counts.
 
     Returns:
-        `pointing`, `mass_inside` and `auc`, and the same with `_chance` and `_oracle`, from 0 to 1. `auc` is NaN where
-        all centres lie in the box, or none.
+        `pointing`, `mass_inside` and `auc`, and the same with `_chance` and `_oracle`, from 0 to 1. `auc` is NaN if all
+        centres lie in the boxes, or none.
 
     Raises:
-        ValueError: for shapes that do not fit, or mass that is negative or no number.
+        ValueError: if shapes do not fit, or mass is negative or not a number.
     """
     mass = np.asarray(mass, dtype=np.float64)
     if mass.ndim != 1 or len(mass) == 0 or np.shape(cells) != (len(mass), 4):
@@ -120,13 +122,13 @@ def phrase_scores(mass: np.ndarray, cells: np.ndarray, boxes: np.ndarray) -> dic
 
 
 def phrase_words(caption: str, offsets: np.ndarray, start: int, end: int) -> np.ndarray:
-    """Which words of a caption have a character in a span; spaces do not count.
+    """Find the words of a caption that have a character in a span; spaces do not count.
 
     Args:
         caption: the text.
-        offsets: the characters that each word stands for, from its first to before its last, [L, 2]: the
-            `offset_mapping` of a fast tokenizer. Special tokens and padding have none, (0, 0).
-        start, end: the span, likewise.
+        offsets: first character of every word and the one after its last, [L, 2]: the `offset_mapping` of a fast
+            tokenizer. Special tokens and padding have (0, 0).
+        start, end: first character of the span and the one after its last.
 
     Returns:
         Bool [L].
@@ -145,17 +147,18 @@ def phrase_words(caption: str, offsets: np.ndarray, start: int, end: int) -> np.
 
 
 def dustbin_share(plan: np.ndarray, words: np.ndarray) -> tuple[float, float, float, float]:
-    """How much of some words' mass comes from the image's dustbin; of the transpose, how much of some cells' mass goes
-    to the text's.
+    """Compute the share of some words' mass that comes from the image's dustbin.
+
+    Given the transposed plan, it computes the share of some cells' mass that goes to the caption's dustbin.
 
     Args:
         plan: [K + 1, L + 1], dustbins first; K and L valid fragments.
-        words: the chosen ones, bool [L].
+        words: the chosen words, bool [L].
 
     Returns:
-        The share, from 0 to 1; that of a plan without preferences, the product of this one's marginals; and the least
-        and the most that a plan with the same marginals can have, which the dustbin's own mass limits. NaN where the
-        words are none or have no mass.
+        Four numbers from 0 to 1: the share; the share in a plan without preferences, the product of the marginals; and
+        the least and the greatest share of any plan with these marginals, which the dustbin's mass limits. NaN if no
+        word is chosen or the words have no mass.
 
     Example:
         >>> plan = np.array([[0.1, 0.1, 0.0], [0.2, 0.1, 0.5]])  # one cell, two words
@@ -179,22 +182,22 @@ def dustbin_scores(
     boxes: np.ndarray,
     named_boxes: np.ndarray,
 ) -> dict[str, float]:
-    """What the dustbins get of words and of cells, each with chance level and oracle.
+    """Compute the dustbins' share of the mass of words and of cells, with chance levels and oracles.
 
-    The oracle is the most that the dustbin's mass allows for `unnamed_words` and `background_cells`, which have no
-    counterpart, and the least that it allows for the others.
+    `unnamed_words` and `background_cells` have no counterpart, so their oracle is the greatest share that the dustbin's
+    mass allows. For the others it is the least.
 
     Args:
-        plan: of an image and its caption, [K + 1, L + 1], dustbins first.
-        unnamed: words of no phrase, bool [L].
+        plan: plan of an image and its caption, [K + 1, L + 1], dustbins first.
+        unnamed: words outside all phrases, bool [L].
         named: words of phrases with a box, bool [L].
-        cells: rectangles, [K, 4].
-        boxes: of all objects of the image, [N, 4]; a cell that touches none is background.
-        named_boxes: of the objects that the caption names, [M, 4].
+        cells: rectangles of the cells, [K, 4].
+        boxes: boxes of all objects of the image, [N, 4]; a cell that touches no box is background.
+        named_boxes: boxes of the objects that the caption names, [M, 4].
 
     Returns:
         `unnamed_words`, `named_words`, `background_cells`, `object_cells` and `named_cells`, and the same with
-        `_chance` and `_oracle`, from 0 to 1; NaN where there are none.
+        `_chance` and `_oracle`, from 0 to 1; NaN for a group that is empty.
     """
     objects = share_inside(cells, boxes) > 0
     groups = {
@@ -217,28 +220,29 @@ def dustbin_scores(
 def evaluate_alignment(
     model, processor, split: Dataset, *, batch_size: int = 32, progress: bool = True
 ) -> dict[str, float]:
-    """Alignment scores of a model: of every image with its own captions, not of all pairs.
+    """Measure the alignment scores of a model: every image with its own captions, not all pairs.
 
-    A phrase's mass from a cell is the sum over its words; a sub-word is a word, and belongs to a phrase where it shares
-    a character with it. Where a phrase names several boxes, in any of them is inside. `unnamed_words` are those that no
-    phrase holds, punctuation included where the tokenizer has a token for it.
+    The mass of a phrase from a cell is the sum over its words. A sub-word counts as a word; it belongs to a phrase if
+    they share a character. If a phrase names several boxes, a cell in any of the boxes counts. `unnamed_words` are the
+    words outside all phrases, and punctuation if the tokenizer has a token for it.
 
-    The cells of a grid are taken to divide evenly what the image processor shows of the picture. Where a backbone's
-    cells look elsewhere, as those of padded convolutions with strides do by up to half a cell, the scores suffer. Of an
-    alignment that has a single cell a word (`maxsim`, `chan`) the other cells tie, and the AUC says little.
+    The cells of a grid are assumed to divide the visible part of the picture evenly. The cells of some backbones do
+    not: with padded, strided convolutions they are off by up to half a cell, which lowers the scores. A head that
+    aligns a word with a single cell (`maxsim`, `chan`) leaves all other cells tied, so its AUC says little.
 
     Args:
-        model: `OmitModel` whose head aligns; put into evaluation mode meanwhile.
+        model: `OmitModel` whose head aligns; in evaluation mode for the duration of the call.
         processor: `OmitProcessor` with a fast tokenizer.
-        split: in the schema of `omit_hf.data`, with `width`, `height`, `boxes` and `phrases`: of Scenes, or from
-            `load_entities`. Of precomputed regions, also `region_boxes` [K, 4], in the same pixels.
+        split: split in the schema of `omit_hf.data`, with `width`, `height`, `boxes` and `phrases`: Scenes, or the
+            result of `load_entities`. Precomputed regions also need `region_boxes` [K, 4], in the same pixels.
         batch_size: images encoded at once, with their captions.
         progress: show a progress bar.
 
     Returns:
-        The scores of `phrase_scores`, a mean over phrases (`phrases`; of `auc`, over those where it is defined,
-        `auc_phrases`), and of heads with dustbins those of `dustbin_scores`, a mean over captions; each with `_chance`
-        and `_oracle`, all in percent. And `skipped_phrases`: those of whose words the tokenizer leaves none.
+        The scores of `phrase_scores`, averaged over phrases. Their number is `phrases`; `auc_phrases` counts those with
+        a defined `auc`. For heads with dustbins also the scores of `dustbin_scores`, averaged over captions. All have
+        `_chance` and `_oracle` and are in percent. `skipped_phrases` counts phrases for which the tokenizer has no
+        token.
 
     Raises:
         ValueError: if the head does not align, the tokenizer is slow, a column is missing, phrases or boxes do not fit
@@ -276,8 +280,8 @@ def evaluate_alignment(
 
 
 def pair_scores(pair: AlignedPair) -> tuple[list[dict[str, float]], int]:
-    """The scores of each phrase with a box and, where the head has dustbins, theirs; and how many phrases with a box
-    have no word."""
+    """Score every phrase with a box and, if the head has them, the dustbins; count the phrases with a box but no
+    word."""
     scores, skipped = [], 0
     named, held = (np.zeros(len(pair.offsets), dtype=bool) for _ in range(2))
     for phrase in pair.phrases:
@@ -296,7 +300,7 @@ def pair_scores(pair: AlignedPair) -> tuple[list[dict[str, float]], int]:
 
 
 def alignment_table(metrics: dict[str, float]) -> str:
-    """Alignment scores as a Markdown table, with chance level and oracle beside each."""
+    """Format alignment scores as a Markdown table, with chance levels and oracles."""
     lines = ["| score (%) | model | chance | oracle |", "|---|---|---|---|"]
     for name, label in {**PHRASE_SCORES, **DUSTBIN_SCORES}.items():
         if name in metrics:

@@ -1,4 +1,4 @@
-"""Where a model finds the words of a sentence in a picture, as numbers; `omit_hf.visualization` draws them."""
+"""Aligns the words of a sentence with the fragments of a picture, in numbers; `omit_hf.visualization` draws them."""
 
 import contextlib
 import copy
@@ -18,25 +18,25 @@ from omit_hf.modeling.words_omit import Word, words_of_tokens
 
 @dataclass
 class WordAlignment:
-    """Which of K image fragments each of L words is aligned with. Sub-words are merged into words.
+    """An alignment of L words with K image fragments. Sub-words are merged into words.
 
     Args:
-        matching: the head that aligned them, as `OmitConfig.matching` has it.
+        matching: name of the head that aligned them, as in `OmitConfig.matching`.
         similarity: the head's similarity of the picture and the sentence.
-        words: as the sentence spells them, L.
+        words: the words as the sentence spells them, L.
         known: false for a word that the tokenizer has no token for, L.
-        mass: share of each word's mass that comes from each fragment, [K, L], from 0 to 1.
-        matched: share of each word's mass that comes from fragments, `mass` summed over them, [L]. The rest is the
-            image's dustbin's; a head without dustbins matches all of it. What does not transport but chooses or attends
-            has no dustbins either; a word's mass is then its column of the alignment.
-        width, height: of the picture in pixels; of the boxes' outermost corners where there is no picture.
+        mass: share of a word's mass that comes from a fragment, [K, L], from 0 to 1.
+        matched: share of a word's mass that comes from all fragments, `mass` summed over them, [L]. The rest comes from
+            the image's dustbin. A head without dustbins matches everything. Heads without a plan have no dustbins; they
+            take a word's mass to be its column of the alignment.
+        width, height: size of the picture in pixels; without a picture, the outermost corners of the boxes.
         grid: rows and columns of the cells, which are the fragments in reading order; None for regions.
-        area: the part of the picture that the grid covers, x0, y0, x1, y1 in pixels (a processor may crop); None for
+        area: part of the picture that the grid covers, x0, y0, x1, y1 in pixels (a processor may crop); None for
             regions.
-        boxes: regions in pixels, x0, y0, x1, y1, [K, 4]; None for a grid, and for regions whose boxes are not known.
-        plan: the transport plan with the columns of words, [K + 1, L + 1] with dustbins first or [K, L] without; None
-            for heads that do not transport.
-        row_marginals, column_marginals: the mass that the plan was to have in each row and column; None likewise.
+        boxes: regions in pixels, x0, y0, x1, y1, [K, 4]; None for a grid, and for regions without known boxes.
+        plan: transport plan with a column per word, [K + 1, L + 1] with dustbins first or [K, L] without; None for
+            heads without a plan.
+        row_marginals, column_marginals: mass that every row and column of the plan was to hold; None without a plan.
     """
 
     matching: str
@@ -59,15 +59,15 @@ class WordAlignment:
         return self.plan is not None and len(self.plan) == len(self.mass) + 1
 
     def places(self) -> np.ndarray | None:
-        """Where each fragment is in the picture, x0, y0, x1, y1 in pixels, [K, 4]; None where that is not known."""
+        """Rectangles of the fragments in the picture, x0, y0, x1, y1 in pixels, [K, 4]; None if they are not known."""
         if self.grid is None:
             return self.boxes
         rows, columns = self.grid
         return grid_cells(np.array(self.area), rows, columns)
 
     def to_dict(self) -> dict:
-        """What JSON can hold: `similarity`, `matching`, `width`, `height`, `places` (a box a fragment, or None), and
-        `words`, each with `word`, `known`, `matched` and `mass` (a number a fragment)."""
+        """Convert to what JSON can hold: `similarity`, `matching`, `width`, `height`, `places` (a box per fragment, or
+        None), and `words`, a list of dicts with `word`, `known`, `matched` and `mass` (a number per fragment)."""
         places = self.places()
         columns = zip(self.words, self.known, self.matched.tolist(), self.mass.T.tolist(), strict=True)
         return {
@@ -82,11 +82,11 @@ class WordAlignment:
 
 @dataclass
 class EncodedPicture:
-    """What a model makes of a picture or its regions, to align any number of sentences with.
+    """An encoded picture, or its regions, with which any number of sentences can be aligned.
 
     Args:
-        features: of the one image, without the backbone's outputs.
-        frame: the fields of `WordAlignment` that tell where its K fragments are.
+        features: features of the image, without the backbone's outputs.
+        frame: the fields of `WordAlignment` that locate its K fragments.
     """
 
     features: OmitFeatures
@@ -107,20 +107,20 @@ def word_alignment(
     """Align the words of a sentence with the fragments of a picture.
 
     Args:
-        model: `OmitModel` with a head that aligns; it comes back in the mode that it was in.
+        model: `OmitModel` with a head that aligns; its mode is restored afterwards.
         processor: its `OmitProcessor`.
-        picture: a PIL image. Beside regions it only tells their frame, and may be left out.
-        sentence: a caption.
+        picture: a PIL image. With regions it only gives the size, and may be left out.
+        sentence: the text to align.
         regions: precomputed features of regions, [K, width], for a model that takes them.
-        boxes: of the regions, x0, y0, x1, y1 in pixels, [K, 4].
-        size: width and height of the picture that the boxes lie in; by default that of the picture, or where there is
-            none the outermost corners.
-        matching: align the same features by another head, one without parameters; see `OmitConfig.matching`.
+        boxes: boxes of the regions, x0, y0, x1, y1 in pixels, [K, 4].
+        size: width and height of the picture that the boxes lie in. Default: the size of `picture`, or without one the
+            outermost corners.
+        matching: another head to align the same features with, one without parameters; see `OmitConfig.matching`.
 
     Raises:
         ValueError: if the head does not align, or has parameters that the model lacks; if the sentence has no word that
-            the model matches; if the model takes something else than what is given; if boxes do not fit the regions, or
-            the cells are no grid.
+            the model matches; if the model takes other inputs than those given; if boxes do not fit the regions, or the
+            cells do not form a grid.
     """
     encoded = encode_picture(model, processor, picture, regions=regions, boxes=boxes, size=size)
     return align_sentence(model, processor, encoded, sentence, matching=matching)
@@ -136,7 +136,7 @@ def encode_picture(
     boxes=None,
     size: tuple[int, int] | None = None,
 ) -> EncodedPicture:
-    """The half of `word_alignment` that does not depend on the sentence; arguments and errors are its own."""
+    """Do the part of `word_alignment` that does not depend on the sentence; same arguments and errors."""
     takes_regions = model.vision_encoder.input_name == "region_features"
     if takes_regions == (regions is None) or (picture is None and not takes_regions):
         wanted = "regions=…, features [K, width]" if takes_regions else "a picture and no regions"
@@ -163,7 +163,7 @@ def encode_picture(
 def align_sentence(
     model, processor, encoded: EncodedPicture, sentence: str, *, matching: str | None = None
 ) -> WordAlignment:
-    """The other half of `word_alignment`, with what `encode_picture` gave; arguments and errors are its own."""
+    """Do the rest of `word_alignment` with the result of `encode_picture`; same arguments and errors."""
     head = _head(model, matching)
     fit_tokenizer(model.text_encoder.backbone, processor.tokenizer)
     tokens = processor(text=sentence).to(model.device)
@@ -202,7 +202,7 @@ def align_sentence(
 
 @contextlib.contextmanager
 def _evaluating(model):
-    """A model in evaluation mode, and afterwards in the one that it was in."""
+    """Put a model into evaluation mode, and afterwards back into its former mode."""
     was_training = model.training
     model.eval()
     try:
@@ -212,7 +212,7 @@ def _evaluating(model):
 
 
 def _head(model, matching: str | None) -> MatchingHead:
-    """The model's own head, or another without parameters, with the settings of the model's configuration."""
+    """Return the model's own head, or build another without parameters from the model's configuration."""
     name = matching or model.config.matching
     if name not in MATCHING:
         raise ValueError(f"matching is {name!r}; expected one of {', '.join(MATCHING)}.")
@@ -233,7 +233,7 @@ def _head(model, matching: str | None) -> MatchingHead:
 
 
 def _columns(head: MatchingHead, image: OmitFeatures, text: OmitFeatures) -> tuple:
-    """Of the one pair: the alignment, [K, L]; the plan with its dustbins and the marginals of its rows and columns, or
+    """Match the one pair: the alignment, [K, L]; the plan with its dustbins and its row and column marginals, or
     None."""
     match = head.match(image, text)
     of_pair = (match.alignment, match.plan, match.row_marginals, match.column_marginals)
@@ -242,12 +242,12 @@ def _columns(head: MatchingHead, image: OmitFeatures, text: OmitFeatures) -> tup
 
 
 def _merged(columns: np.ndarray, words: list[Word]) -> np.ndarray:
-    """Columns of tokens, [K, tokens], summed over those of each word, [K, L]."""
+    """Sum the columns of tokens, [K, tokens], over the tokens of every word, [K, L]."""
     return np.stack([columns[:, word.tokens].sum(axis=1) for word in words], axis=1)
 
 
 def _region_frame(picture: Image.Image | None, boxes, size: tuple[int, int] | None, regions: int) -> dict:
-    """Boxes of regions, and the size of the picture that they lie in."""
+    """Collect the boxes of regions, and the size of their picture."""
     if boxes is not None:
         boxes = np.asarray(boxes, dtype=np.float64)
         if boxes.shape != (regions, 4):

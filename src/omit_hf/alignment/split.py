@@ -1,4 +1,4 @@
-"""A model's alignment of every image with its own captions, and where its fragments lie in picture and text."""
+"""Aligns every image of a split with its own captions, and locates the fragments in picture and text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ from omit_hf.modeling.backbones_omit import fit_tokenizer
 
 @dataclass
 class AlignedPair:
-    """An image and one of its captions, the valid fragments alone: K cells, L words.
+    """An image aligned with one of its captions. Only valid fragments are kept: K cells, L words.
 
     Args:
         caption: the text.
-        phrases: of it.
-        boxes: of all objects of the image, [N, 4].
+        phrases: phrases of the caption.
+        boxes: boxes of all objects of the image, [N, 4].
         cells: rectangles of the image's fragments, [K, 4], in pixels of the picture.
-        offsets: the characters that each word stands for, [L, 2].
-        alignment: how much each word has of each cell, float64 [K, L], at least 0.
-        plan: of heads with dustbins, [K + 1, L + 1], dustbins first; otherwise None.
+        offsets: first character of every word and the one after its last, [L, 2].
+        alignment: mass of every word from every cell, float64 [K, L], at least 0.
+        plan: plan of a head with dustbins, [K + 1, L + 1], dustbins first; otherwise None.
     """
 
     caption: str
@@ -41,7 +41,7 @@ class Aligner:
     """Aligns the images of a split with their own captions.
 
     Args:
-        model, processor, split: as `evaluate_alignment` has them.
+        model, processor, split: as in `evaluate_alignment`.
 
     Raises:
         ValueError: as `evaluate_alignment`.
@@ -71,7 +71,7 @@ class Aligner:
 
     @torch.inference_mode()
     def pairs(self, numbers: Sequence[int]) -> list[AlignedPair]:
-        """Some images, encoded at once, each with all of its captions."""
+        """Align some images, encoded at once, with all of their captions."""
         device, head = self.model.device, self.model.matching
         image, cells = self._images(numbers)
         captions = [caption for number in numbers for caption in self.inputs.captions_of(number)]
@@ -109,7 +109,7 @@ class Aligner:
         return pairs
 
     def _images(self, numbers: Sequence[int]) -> tuple[OmitFeatures, list[np.ndarray]]:
-        """Features of some images, and where the cells of each lie."""
+        """Encode some images, and locate their cells."""
         if self.region_boxes is not None:
             inputs = self.inputs.images(numbers)
             image = self.model.get_image_features(**{name: each.to(self.model.device) for name, each in inputs.items()})
@@ -141,7 +141,7 @@ class Aligner:
 
 
 def check_aligns(model) -> None:
-    """See that a model's head tells which fragments matched.
+    """Check that a model's head tells which fragments matched.
 
     Raises:
         ValueError: if it does not.
@@ -154,10 +154,10 @@ def check_aligns(model) -> None:
 
 
 def check_offsets(tokenizer) -> None:
-    """See that a tokenizer tells which characters a token stands for.
+    """Check that a tokenizer tells which characters a token stands for.
 
     Raises:
-        ValueError: if it is a slow one, which does not.
+        ValueError: if it is slow; slow tokenizers do not tell.
     """
     if not tokenizer.is_fast:
         raise ValueError(
@@ -167,7 +167,7 @@ def check_offsets(tokenizer) -> None:
 
 
 def check_mass(mass: np.ndarray, what: str) -> None:
-    """See that mass is numbers from 0.
+    """Check that mass is finite and at least 0.
 
     Raises:
         ValueError: if it is not.

@@ -1,4 +1,4 @@
-"""What a model says of itself: its card, with what was measured, on which machine, and on data of which terms."""
+"""Model cards: what was measured, on which machine, and on data of which terms."""
 
 from omit_hf.cards.card import model_card, recipe_card
 from omit_hf.cards.environment import environment

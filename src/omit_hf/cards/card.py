@@ -1,4 +1,4 @@
-"""Model cards from what was measured, and cards of recipes with which nothing has been trained yet."""
+"""Writes cards of trained models from their metrics, and cards of recipes that have no trained model yet."""
 
 from pathlib import Path
 
@@ -31,17 +31,17 @@ CITATION = """@inproceedings{pan2025omit,
 def model_card(
     metrics: dict, repo_id: str | None = None, *, licence: str | None = None, pictures: CardPictures | None = None
 ) -> str:
-    """The README.md of a trained model.
+    """Write the README.md of a trained model.
 
     Args:
-        metrics: the content of `metrics.json`, as `omit_hf.training.train` writes it.
-        repo_id: where the model is going to be on the Hub, `user/name`; None for a folder on this machine.
-        licence: of the weights, as the Hub spells it. By default that of data that are generated here, if no pretrained
-            backbone or word vectors are in the model, and else none.
-        pictures: that go with the card; only to the Hub.
+        metrics: content of `metrics.json`, as `omit_hf.training.train` writes it.
+        repo_id: the model's future place on the Hub, `user/name`; None for a folder on this machine.
+        licence: licence of the weights, as the Hub spells it. Default: the licence of the data if they are generated
+            here and the model has no pretrained backbone or word vectors; otherwise none.
+        pictures: pictures of the card; only for the Hub.
 
     Raises:
-        ValueError: if there are pictures without a `repo_id` to find them in.
+        ValueError: if pictures are given without a `repo_id`.
     """
     if pictures is not None and repo_id is None:
         raise ValueError("pictures are given without repo_id; expected the repository that they are going to be in.")
@@ -121,11 +121,11 @@ process(es): omit-hf {place["omit_hf"]}, {packages}, Python {place["python"]}.
 
 
 def recipe_card(recipe: dict, name: str) -> str:
-    """The card of a recipe with which nothing has been trained yet: no weights, and no number of ours.
+    """Write the card of a recipe without a trained model: no weights, and no figures of ours.
 
     Args:
-        recipe: its fields, as `dataclasses.asdict(Recipe(…))` gives them.
-        name: of the recipe file, without its ending.
+        recipe: its fields, from `dataclasses.asdict(Recipe(…))`.
+        name: name of the recipe file, without suffix.
     """
     known = known_data(recipe["data"], recipe.get("data_options"))
     kind, method = kind_of_model(recipe["matching"]), MATCHING[recipe["matching"]].summary

@@ -1,4 +1,4 @@
-"""Where a result was measured."""
+"""Describes the machine and the software of a measurement."""
 
 import os
 import platform
@@ -13,11 +13,11 @@ PACKAGES = "torch", "transformers", "datasets", "accelerate", "numba"
 
 
 def environment(num_processes: int = 1, device: torch.device | None = None) -> dict:
-    """Commit, versions and machine, for a model card; Numba rounds scores its own way, so its version counts too.
+    """Collect commit, versions and machine for a model card. Numba rounds scores its own way, so it is listed too.
 
     Args:
-        num_processes: that measured.
-        device: that they measured on; by default a GPU where there is one.
+        num_processes: number of processes that measured.
+        device: device of the measurement. Default: a GPU if there is one.
     """
     on_gpu = torch.cuda.is_available() if device is None else device.type == "cuda"
     return {
@@ -32,10 +32,10 @@ def environment(num_processes: int = 1, device: torch.device | None = None) -> d
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this package runs from, marked where files differ from it."""
+    """Find the commit of the checkout that this package runs from; it is marked if files differ from it."""
     git = ["git", "-C", str(Path(__file__).parent)]
     describe = [*git, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:  # from a wheel there is none, though the environment may lie in somebody's checkout
+    try:  # a wheel has no commit, though its environment may lie in somebody's checkout
         subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
         return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

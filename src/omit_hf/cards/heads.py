@@ -1,4 +1,4 @@
-"""What a card says of a head and a loss; the head itself says the rest (see `MatchingHead`)."""
+"""The text of a card on heads and losses; heads supply the rest themselves (see `MatchingHead`)."""
 
 from omit_hf.modeling.matching_omit import MATCHING
 
@@ -8,7 +8,7 @@ LOSS_FIELDS = {"triplet": ("margin", "all_negatives_epochs"), "infonce": ("logit
 
 
 def kind_of_model(matching: str) -> str:
-    """What a model with a head is, for the first line of its card."""
+    """Describe a model with a head, for the first line of its card."""
     head = MATCHING[matching]
     kind = f"A baseline of {OMIT}" if head.baseline else f"An {OMIT} model"
     return f"{kind} for {'fine-grained ' if head.aligns else ''}image-text matching"

@@ -1,4 +1,4 @@
-"""The data sets of the recipes: their names, terms and sizes, and what others have published on them."""
+"""The data sets of the recipes: names, terms, sizes, and results that others published."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,15 +9,14 @@ class KnownData:
     """A data set that models are trained on.
 
     Args:
-        name: as it is known.
-        terms: of use, as a sentence without its full stop; None if they are not known.
-        licence: that weights which are trained on this alone may have; None if that is not for us to say.
-        language: of the captions, as the Hub spells it.
-        hub_id: a copy of it on the Hub.
-        sizes: of each split, the numbers of images that it is known with; a file of the same name with other numbers
-            is another data set.
-        measured_as: which split the published figures are of.
-        published: method, encoders, R@1 image → text and text → image, RSUM, and source, of each.
+        name: its usual name.
+        terms: terms of use, as a sentence without full stop; None if unknown.
+        licence: licence for weights that are trained on this data alone; None if that is not ours to say.
+        language: language of the captions, as the Hub spells it.
+        hub_id: a copy of the data set on the Hub.
+        sizes: known numbers of images per split; a file of the same name with other numbers is another data set.
+        measured_as: split of the published figures.
+        published: published results: method, encoders, R@1 image → text and text → image, RSUM, and source.
         knows: what a model has seen of the world, as a sentence.
     """
 
@@ -95,12 +94,12 @@ SCENES_OPTIONS = {"train_size", "validation_size", "test_size", "seed"}
 
 
 def known_data(data: str, options: dict | None = None, splits: dict | None = None) -> KnownData:
-    """What is known of a recipe's data.
+    """Look up the data set of a recipe.
 
     Args:
-        data: as in a recipe.
+        data: the recipe's `data`.
         options: the recipe's `data_options`.
-        splits: `splits` of `metrics.json`, with the number of images of each; None where nothing has been trained yet.
+        splits: `splits` of `metrics.json`, with their numbers of images; None before training.
 
     Returns:
         One of the data sets above, or one with a name and nothing else.
@@ -116,5 +115,5 @@ def known_data(data: str, options: dict | None = None, splits: dict | None = Non
     ):
         return KnownData(Path(data).stem)
     if splits is not None and splits["test"]["images"] != found.sizes["test"][0]:
-        return replace(found, published=())  # which are of all test images
+        return replace(found, published=())  # published results are of all test images
     return found

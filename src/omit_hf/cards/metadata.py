@@ -1,4 +1,4 @@
-"""The metadata of a card, as the Hub reads them: what a model is made of, its results, and the check of both."""
+"""The metadata of a card, as the Hub reads them: parts of the model, its results, and a check of both."""
 
 import re
 from pathlib import Path
@@ -15,13 +15,13 @@ HUB_ID = r"[\w-][\w.-]*(/[\w-][\w.-]*)?"
 def eval_results(
     metrics: dict[str, float], dataset_type: str, dataset_name: str, split: str = "test"
 ) -> list[EvalResult]:
-    """Entries of a card's model-index, one a metric.
+    """Make the entries of a card's model-index, one per metric.
 
     Args:
         metrics: names → values.
-        dataset_type: a short name without spaces, by which the entries of one data set or protocol belong together.
+        dataset_type: short name without spaces; groups the entries of one data set or protocol.
         dataset_name: the same for people.
-        split: of the data.
+        split: split of the data.
     """
     return [
         EvalResult(
@@ -38,15 +38,15 @@ def eval_results(
 
 
 def with_results(card: str, name: str, results: list[EvalResult]) -> str:
-    """A model card with some results in its model-index, instead of those that it has of the same data and metrics.
+    """Put results into the model-index of a card; they replace older ones of the same data and metric.
 
     Args:
         card: content of a README.md.
-        name: of the model, where the card has no results yet that name it.
-        results: from `eval_results`.
+        name: name of the model, used if the card has no results that name it.
+        results: results from `eval_results`.
 
     Raises:
-        ValueError: if the card has no metadata, or some that are not the Hub's.
+        ValueError: if the card has no metadata, or the Hub would not accept them.
     """
     if not card.startswith("---"):
         raise ValueError("The model card does not begin with metadata between two lines of ---; expected a model's.")
@@ -62,14 +62,14 @@ def _identity(result: EvalResult) -> tuple:
 
 
 def check_card(text: str, files: set[str]) -> ModelCard:
-    """See that a card's metadata are what the Hub reads, without asking it.
+    """Check, offline, that the Hub can read a card's metadata.
 
     Args:
-        text: of the README.md.
+        text: content of the README.md.
         files: names of the files that go with it.
 
     Raises:
-        ValueError: if they are not; with all that is wrong.
+        ValueError: lists all that is wrong.
     """
     problems = []
     try:
@@ -100,7 +100,7 @@ def check_card(text: str, files: set[str]) -> ModelCard:
 
 
 def metric_name(metric: str) -> str:
-    """A metric's name for readers: `i2t_r1` is "R@1, image to text"."""
+    """Spell out a metric's name for readers: `i2t_r1` is "R@1, image to text"."""
     way, _, measure = metric.partition("_")
     if way not in DIRECTIONS or measure not in COLUMNS:
         return metric.upper()
@@ -108,12 +108,12 @@ def metric_name(metric: str) -> str:
 
 
 def card_metadata(recipe: dict, known: KnownData, licence: str | None) -> ModelCardData:
-    """The metadata of a card, but for what was measured.
+    """Make the metadata of a card, without the results.
 
     Args:
         recipe: its fields.
-        known: what is known of its data.
-        licence: of the weights, where whoever publishes them chose it.
+        known: the data set.
+        licence: licence of the weights, if the publisher chose one.
     """
     pretrained = backbones(recipe)
     return ModelCardData(
@@ -128,15 +128,15 @@ def card_metadata(recipe: dict, known: KnownData, licence: str | None) -> ModelC
 
 
 def backbones(recipe: dict) -> list[str]:
-    """The pretrained backbones of a recipe: names on the Hub, or folders."""
+    """List the pretrained backbones of a recipe: names on the Hub, or folders."""
     return [recipe[side] for side in ("clip_model", "vision_model", "text_model") if recipe[side] is not None]
 
 
 def is_on_the_hub(name: str) -> bool:
-    """Whether a backbone's name is one of the Hub, and no folder here."""
+    """Tell whether a backbone's name is one of the Hub rather than a folder here."""
     return re.fullmatch(HUB_ID, name) is not None and not Path(name).exists()
 
 
 def takes_regions(recipe: dict) -> bool:
-    """Whether a recipe's model takes precomputed regions in place of pictures."""
+    """Tell whether a recipe's model takes precomputed regions instead of pictures."""
     return (recipe["vision_config"] or {}).get("model_type") == "omit_region"

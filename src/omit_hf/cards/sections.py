@@ -1,4 +1,4 @@
-"""The sections of a card's text that hold for a trained model and for a recipe alike."""
+"""Writes the sections of a card that trained models and recipes share."""
 
 import json
 import re
@@ -17,13 +17,12 @@ SAMPLE_IMPORT = "import torch\nfrom huggingface_hub import hf_hub_download\nfrom
 
 @dataclass(frozen=True)
 class CardPictures:
-    """Files that go to the Hub with a card.
+    """Picture files that go to the Hub with a card.
 
     Args:
         sample: name of a picture, for the widget and the code.
-        captions: of the sample, the true one first.
-        alignment: name of the drawing of where the model finds the words of the first caption in the sample; None if
-            there is none.
+        captions: captions for the sample, the true one first.
+        alignment: name of a drawing that aligns the first caption with the sample; None if there is none.
     """
 
     sample: str
@@ -32,14 +31,14 @@ class CardPictures:
 
 
 def settings(recipe: dict) -> str:
-    """The fields that the head and the loss of a recipe read, with their values."""
+    """List the fields that the head and the loss of a recipe read, with their values."""
     return ", ".join(
         f"{field} {recipe[field]}" for field in (*MATCHING[recipe["matching"]].fields, *LOSS_FIELDS[recipe["loss"]])
     )
 
 
 def drawing(pictures: CardPictures | None) -> str:
-    """The drawing of an alignment with its caption; nothing where there is none."""
+    """Show the drawing of an alignment with its caption, if there is one."""
     if pictures is None or pictures.alignment is None:
         return ""
     caption = _as_it_is(pictures.captions[0])
@@ -51,12 +50,12 @@ def drawing(pictures: CardPictures | None) -> str:
 
 
 def _as_it_is(text: str) -> str:
-    """A line that Markdown shows as it is written, HTML in it too."""
+    """Escape a line so that Markdown shows it as it is written, HTML included."""
     return re.sub(r"([\\`*_{}\[\]<>&#|~])", r"\\\1", " ".join(text.split()))
 
 
 def usage(recipe: dict, name: str, repo_id: str | None, pictures: CardPictures | None) -> str:
-    """Code that loads a model and scores two captions; a test runs it."""
+    """Write code that loads a model and scores two captions; a test runs it."""
     captions = '["one caption", "another caption"]'
     if takes_regions(recipe):
         imports, source = REGIONS_IMPORT, 'regions=np.load("regions.npy")'  # [K, width] of one image
@@ -87,7 +86,7 @@ with torch.inference_mode():
 
 
 def published_table(known: KnownData) -> str:
-    """What others report on the same data, marked as theirs."""
+    """Tabulate what others report on the same data, marked as theirs."""
     if not known.published:
         return ""
     rows = "\n".join(
@@ -104,7 +103,7 @@ Published by others on {known.measured_as}, **not measured by us**:
 
 
 def ingredients(recipe: dict, known: KnownData, splits: dict | None = None) -> str:
-    """The data, the backbones and whatever else the weights come from, with the terms of each as far as known."""
+    """List the data, backbones and other sources of the weights, with their terms as far as known."""
     counts = ""
     if splits is not None:
         counts = f", {splits['train']['images']} images and {splits['train']['captions']} captions for training"
@@ -125,7 +124,7 @@ def ingredients(recipe: dict, known: KnownData, splits: dict | None = None) -> s
 
 
 def licence_text(licence: str | None, chosen: bool) -> str:
-    """What the licence of the weights is, and whence."""
+    """Tell the licence of the weights, and where it comes from."""
     if licence is None:
         return "No licence is given here: see those of the data and of the backbones."
     if chosen:
@@ -134,7 +133,7 @@ def licence_text(licence: str | None, chosen: bool) -> str:
 
 
 def limitations(recipe: dict, known: KnownData) -> str:
-    """What a model does not know, and what its scores do not say."""
+    """Tell what a model does not know, and what its scores do not say."""
     lines = [
         known.knows,
         "A score compares captions of one image, or images for one caption; it is no probability that they match, and "

@@ -1,4 +1,4 @@
-"""Grids of runs that differ in a few fields of a recipe, tuned alike, and what they measured."""
+"""Runs grids of recipes that differ in a few fields, tuned alike, and collects their results."""
 
 from omit_hf.comparison.plan import RUN_FIELDS, Comparison, Grid, Run, Search
 from omit_hf.comparison.reading import comparison_of, is_comparison, read_comparison, selected

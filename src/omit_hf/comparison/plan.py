@@ -25,9 +25,9 @@ class Grid:
     """All combinations of some fields' values, each with several seeds.
 
     Args:
-        name: of its table.
-        fields: values of each field that varies.
-        seeds: of every combination.
+        name: name of its table.
+        fields: the fields that vary → their values.
+        seeds: seeds of every combination.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Search:
     """An equal search for the settings of every method, judged by RSUM on the validation split alone.
 
     Args:
-        candidates: values to try of each field.
-        overrides: what else is different in a trial, such as fewer epochs.
-        seed: of all trials.
-        product: try all combinations; otherwise one field after the other, the best of each kept for the next.
-        per: the fields whose values are tuned apart, `matching` and perhaps encoders.
+        candidates: fields → values to try.
+        overrides: other fields that differ in a trial, such as fewer epochs.
+        seed: seed of all trials.
+        product: try all combinations; otherwise one field after another, and keep the best value for the next.
+        per: fields whose values are tuned separately, `matching` and perhaps encoders.
     """
 
     candidates: dict[str, list]

@@ -1,4 +1,4 @@
-"""Comparisons from files and command lines, with all that is wrong in them."""
+"""Reads comparisons from files and command lines, and lists all that is wrong in them."""
 
 import re
 from dataclasses import asdict
@@ -18,15 +18,15 @@ DEFAULTS = asdict(Recipe(clip_model="any")) | {"clip_model": None}
 
 
 def is_comparison(file: str | Path) -> bool:
-    """Whether a file is a comparison rather than a recipe."""
+    """Tell whether a file is a comparison rather than a recipe."""
     return "grids" in read_mapping(file)
 
 
 def comparison_of(recipe: Recipe, matching: list[str], seeds: list[int], output_dir: str | Path) -> Comparison:
-    """Some methods with one recipe.
+    """Compare some methods with one recipe.
 
     Raises:
-        ValueError: with all that is wrong.
+        ValueError: lists all that is wrong.
     """
     comparison = Comparison(asdict(recipe), [Grid("table", {"matching": matching}, seeds)], Path(output_dir))
     problems = _repeated("matching", matching) + _seeds("seeds", seeds)
@@ -35,7 +35,7 @@ def comparison_of(recipe: Recipe, matching: list[str], seeds: list[int], output_
 
 
 def read_comparison(file: str | Path, output_dir: str | Path) -> Comparison:
-    """A comparison from its file.
+    """Read a comparison from its file.
 
     Args:
         file: YAML with `recipe` (the base recipe's file, from this file's folder), `grids` (by name: fields and their
@@ -83,7 +83,7 @@ def read_comparison(file: str | Path, output_dir: str | Path) -> Comparison:
 
 
 def selected(comparison: Comparison, names: list[str] | None) -> list[Grid]:
-    """The grids of these names, or all.
+    """Select the grids of these names, or all.
 
     Raises:
         ValueError: for a name that no grid has.

@@ -1,4 +1,4 @@
-"""Runs of a comparison, each once: what is finished stays, what was interrupted goes on."""
+"""Runs a comparison: finished runs stay, interrupted ones go on."""
 
 import json
 import os
@@ -22,13 +22,13 @@ COSTS = ("trained_parameters", "training_seconds", "scoring_seconds", "scored_pa
 
 
 def metrics_of(run: Run) -> dict | None:
-    """What a finished run measured; None for one that is not finished."""
+    """Read what a finished run measured; None for an unfinished run."""
     file = run.folder / METRICS_FILE
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def check_folders(runs: list[Run]) -> None:
-    """See that what runs have left is of the same recipes; before any of them begins.
+    """Check, before any run begins, that existing folders of runs have the same recipes.
 
     Raises:
         ValueError: names every run that has another recipe, and what is different.
@@ -54,8 +54,8 @@ class Runner:
 
     Args:
         script: examples/train.py, or one that takes its arguments.
-        folder: of the comparison; it gets `runs.jsonl`, a row a run, and the recipes and logs of the runs.
-        jobs: runs side by side. Each gets its share of the cores, unless its recipe sets `cpu_threads`.
+        folder: folder of the comparison; it gets `runs.jsonl`, a row per run, and the recipes and logs of the runs.
+        jobs: number of runs side by side. They share the cores, unless a recipe sets `cpu_threads`.
     """
 
     def __init__(self, script: Path, folder: Path, jobs: int = 1):
@@ -68,10 +68,10 @@ class Runner:
         self.stopped = False
 
     def run(self, runs: list[Run], title: str) -> None:
-        """Run those that are not finished; one that fails stops no other, and is in `failed` afterwards.
+        """Run the unfinished runs. A run that fails stops no other; `failed` lists it afterwards.
 
         Raises:
-            BlockingIOError: if another command runs some in this folder, where the two would write the same files.
+            BlockingIOError: if another command runs in this folder, since both would write the same files.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with FolderLock(self.folder, "comparison", advice="choose another --output_dir"):

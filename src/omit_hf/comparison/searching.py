@@ -12,9 +12,8 @@ def search_settings(comparison: Comparison, grids: list[Grid], runner: Runner) -
     Of candidates that are as good, the first is chosen. A trial's model is never tested.
 
     Returns:
-        For each method `group` (the fields that it is), `chosen` (fields and values), `validation_rsum` (of the best
-        trial) and `trials` (the names of its runs, with the RSUM of each). A method all of whose trials failed is not
-        among them.
+        A dict per method: `group` (the fields that define it), `chosen` (fields and values), `validation_rsum` (of the
+        best trial) and `trials` (names of its runs → RSUM). A method whose trials all failed is left out.
     """
     found = [{"group": group, "chosen": {}, "trials": {}} for group in comparison.groups(grids)]
     for stage in comparison.search.stages:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass
 class Spread:
-    """Of a figure over the seeds.
+    """The spread of a figure over the seeds.
 
     Args:
-        mean: of the values.
+        mean: mean of the values.
         deviation: standard deviation of a sample (n − 1); None for one value.
-        interval: the mean's 95 % confidence interval by Student's t; None for less than three values.
-        values: one a seed.
+        interval: 95 % confidence interval of the mean by Student's t; None for fewer than three values.
+        values: one per seed.
     """
 
     mean: float
@@ -23,7 +23,7 @@ class Spread:
 
 
 def spread(values: list[float]) -> Spread:
-    """Mean, deviation and interval of values.
+    """Compute mean, deviation and interval of values.
 
     Raises:
         ValueError: if there is no value.
@@ -44,10 +44,10 @@ def spread(values: list[float]) -> Spread:
 
 
 def paired(values: dict[int, float], reference: dict[int, float]) -> Spread | None:
-    """Differences to a reference, seed by seed, over the seeds that both have; None where there are none.
+    """Compute the differences to a reference, over the seeds that both have; None if there are none.
 
     Args:
-        values, reference: a figure of each seed.
+        values, reference: seeds → figures.
     """
     seeds = [seed for seed in values if seed in reference]
     return spread([values[seed] - reference[seed] for seed in seeds]) if seeds else None

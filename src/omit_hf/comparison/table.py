@@ -1,4 +1,4 @@
-"""The figures of a grid, as JSON would keep them and as a Markdown table."""
+"""Summarises the figures of a grid, for JSON and as a Markdown table."""
 
 import json
 import statistics
@@ -20,11 +20,11 @@ REFERENCE = "omit"
 
 
 def summary(comparison: Comparison, grid: Grid, found: list[dict] | None = None) -> dict:
-    """All figures of a grid's finished runs.
+    """Summarise the figures of a grid's finished runs.
 
     Args:
-        comparison, grid: what was run.
-        found: what the search chose, as `search_settings` gives it; None without a search.
+        comparison, grid: the comparison and its grid.
+        found: choices of the search, from `search_settings`; None without a search.
 
     Returns:
         `grid` (its name), `fields`, `seeds`, `search` and `rows`. A row has `labels`, `seeds` (of its finished runs),
@@ -94,7 +94,7 @@ def _unique(values) -> list:
 
 
 def markdown(found: dict) -> str:
-    """The table of a summary, with what it needs to be read below."""
+    """Format a summary as a table, with notes below."""
     rows = found["rows"]
     fields = list(found["fields"])
     measured = [name for name in METRICS if any(name in row["metrics"] for row in rows)]
@@ -120,7 +120,7 @@ def markdown(found: dict) -> str:
 
 
 def notes(found: dict) -> list[str]:
-    """What one must know to read the table."""
+    """List what a reader of the table must know."""
     rows, search = found["rows"], found["search"]
     lines = ["Mean ± standard deviation over the seeds, on the test split."]
     if any(row["difference"] for row in rows):
@@ -166,7 +166,7 @@ def difference(value: dict | None) -> str:
 
 
 def text(value) -> str:
-    """A field's value in a table."""
+    """Format a field's value for a table."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, dict):

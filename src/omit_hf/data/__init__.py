@@ -1,7 +1,7 @@
-"""Sources of images and captions, all in one schema, and the inputs of a model made from it.
+"""Loads images and captions from many sources into one schema, and makes the inputs of a model from it.
 
 A row is an image: `image` (a picture) or `region_features` (float32 [K, width]), `captions` (list of str) and
-`image_id` (str); where the source has them, `width`, `height`, `boxes`, `phrases` and `relevant_captions` (see
+`image_id` (str); if the source has them, also `width`, `height`, `boxes`, `phrases` and `relevant_captions` (see
 `omit_hf.data.sources.scenes`). The splits are `train`, `validation` and `test`.
 """
 

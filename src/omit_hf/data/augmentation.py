@@ -20,18 +20,18 @@ WORDS, PICTURES = range(2)  # streams of randomness, so that one augmentation do
 
 @dataclass
 class Augmentation:
-    """What is done to the pairs of an epoch.
+    """Augments the pairs of an epoch.
 
     Args:
-        words: share of a caption's words that is perturbed; of those half is masked, a tenth replaced by a random word
+        words: share of a caption's words that is perturbed: half of these are masked, a tenth replaced by a random word
             of the vocabulary, and the rest deleted.
         crop: smallest share of a picture's area that a random crop keeps, before it is resized to the picture's size; 1
             for no crop.
         flip: mirror every other picture, at random.
-        mask: the token that stands for a masked word.
+        mask: token for a masked word.
         vocabulary: words that may replace another one.
-        seed: of the run.
-        epoch: from 0; to be set before each.
+        seed: seed of the run.
+        epoch: epoch from 0; set it before every epoch.
     """
 
     words: float = 0.0
@@ -43,13 +43,13 @@ class Augmentation:
     epoch: int = 0
 
     def caption(self, caption: str, pair: int) -> str:
-        """The caption of a pair, as this epoch shows it."""
+        """Augment the caption of a pair for this epoch."""
         if not self.words:
             return caption
         return perturb_words(caption, self.words, self.mask, self.vocabulary, self._generator(WORDS, pair))
 
     def picture(self, picture: Image.Image, pair: int) -> Image.Image:
-        """The picture of a pair, as this epoch shows it; in its own size."""
+        """Augment the picture of a pair for this epoch; its size stays."""
         random = self._generator(PICTURES, pair)
         if self.crop < 1:
             box = crop_box(picture.size, self.crop, random)
@@ -80,7 +80,7 @@ def perturb_words(caption: str, share: float, mask: str, vocabulary: Sequence[st
 
 
 def crop_box(size: tuple[int, int], smallest: float, random: np.random.Generator) -> tuple[float, float, float, float]:
-    """A random part of a picture: its area uniform from the smallest share to all, its shape near the picture's.
+    """Choose a random part of a picture: its area uniform from the smallest share to all, its shape near the whole's.
 
     Returns:
         Left, upper, right and lower edge, in pixels.
@@ -94,7 +94,7 @@ def crop_box(size: tuple[int, int], smallest: float, random: np.random.Generator
 
 
 def mask_token(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The token that stands for a masked word: the tokenizer's mask, or else its unknown word.
+    """Find the token for a masked word: the tokenizer's mask, or else its unknown word.
 
     Raises:
         ValueError: if it has neither. (CLIP's unknown word is its end of text.)
@@ -110,5 +110,5 @@ def mask_token(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def words_of(captions: Iterable[str]) -> list[str]:
-    """The distinct words of some captions, as the word tokenizer takes them, in alphabetical order."""
+    """List the distinct words of some captions, as the word tokenizer splits them, in alphabetical order."""
     return sorted(count_words(captions))

@@ -1,4 +1,4 @@
-"""What is in the data, and all that is wrong with them: examples/inspect_data.py shows it, training checks it first."""
+"""Describes data, and finds all that is wrong with them; for examples/inspect_data.py and the start of training."""
 
 import hashlib
 import posixpath
@@ -16,12 +16,12 @@ from omit_hf.data.sources.npy import NpyRow
 from omit_hf.data.sources.picture_files import file_identity
 from omit_hf.data.words import count_words, word_spans
 
-MAX_WORDS = 1000  # a caption of more is a document, or a file read wrongly; tokenizers cut at a tenth of it or less
+MAX_WORDS = 1000  # more is a document, or a file read wrongly; tokenizers cut at a tenth of it or less
 
 
 @dataclass
 class Spread:
-    """Least, mean and greatest of a number."""
+    """Least, mean and greatest value of a number."""
 
     least: int
     mean: float
@@ -40,10 +40,10 @@ class SplitDescription:
     """Numbers of a split.
 
     Args:
-        images, captions: how many.
-        captions_per_image: of every image.
-        words: of every caption, as a word tokenizer takes them.
-        vocabulary: different words.
+        images, captions: numbers of images and captions.
+        captions_per_image: spread of the number of captions per image.
+        words: spread of the number of words per caption, by a word tokenizer.
+        vocabulary: number of different words.
     """
 
     images: int
@@ -66,10 +66,10 @@ def describe_split(split: Dataset) -> SplitDescription:
 
 
 def check_data(data: DatasetDict, splits: Sequence[str] = SPLITS, read_images: bool = False) -> None:
-    """Raise what `find_problems` finds.
+    """Raise an error if `find_problems` finds any.
 
     Raises:
-        DataError: with every problem.
+        DataError: lists every problem.
     """
     problems = find_problems(data, splits, read_images)
     if problems:
@@ -77,18 +77,21 @@ def check_data(data: DatasetDict, splits: Sequence[str] = SPLITS, read_images: b
 
 
 def find_problems(data: DatasetDict, splits: Sequence[str] = SPLITS, read_images: bool = False) -> list[str]:
-    """Everything that would break training or evaluation, or make its numbers wrong.
+    """Find everything that would break training or evaluation, or make its numbers wrong.
 
     Args:
-        data: in the schema of `omit_hf.data`.
-        splits: that must be there.
+        data: data in the schema of `omit_hf.data`.
+        splits: the splits to check; all must exist. Others are ignored.
         read_images: open every picture, or read all regions, as well.
 
     Returns:
-        A line for each: a split or column that is missing, an image without id or with that of another one (in any
-        split: that would be tested on what was trained on), or whose file or row of regions is that of another one
-        under whatever name, without captions, with one that is empty or longer than `MAX_WORDS` words; a picture that
-        cannot be read, regions that are not finite. Splits that are not asked for are not looked at.
+        A line per problem:
+
+        - a split or column is missing;
+        - an image has no id, or the id of another one in any split (the test would contain training images);
+        - an image has the file or the row of regions of another one, under whatever name;
+        - an image has no captions, or a caption that is empty or longer than `MAX_WORDS` words;
+        - a picture cannot be read, or regions are not finite.
     """
     problems = [f"no split {split!r}" for split in splits if split not in data]
     seen: dict[str, str] = {}
@@ -111,7 +114,7 @@ def find_problems(data: DatasetDict, splits: Sequence[str] = SPLITS, read_images
         ids, places = rows["image_id"], _places(rows)
         for number, (image_id, captions) in enumerate(zip(ids, rows["captions"], strict=True)):
             where = f"{split} image {number} ({image_id})"
-            name = posixpath.normpath(image_id) if image_id else image_id  # of which ./0.png is another spelling
+            name = posixpath.normpath(image_id) if image_id else image_id  # ./0.png is another spelling of 0.png
             if not image_id:
                 problems.append(f"{where}: no image_id")
             elif name in seen:
@@ -129,9 +132,9 @@ def find_problems(data: DatasetDict, splits: Sequence[str] = SPLITS, read_images
 
 
 def find_duplicates(data: DatasetDict) -> list[str]:
-    """Images of the same content under two names, in a split or in two of them: of each a line.
+    """Find images of the same content under two names, within or across splits; a line per image.
 
-    Every picture is read, as it is stored and without decoding it, or all regions.
+    Reads every picture as it is stored, without decoding it, or all regions.
     """
     problems, seen = [], {}
     for split, rows in data.items():
@@ -161,7 +164,7 @@ def _digest(stored) -> bytes:
 
 
 def _places(rows: Dataset) -> list[tuple | None]:
-    """Of each row the file that its picture is, or the file and the row of its regions; None for what is in no file."""
+    """Locate every row's picture (its file) or regions (their file and row); None for what is in no file."""
     feature = rows.features.get("image")
     if isinstance(feature, Image):
         flat = stored_pictures(rows).flatten()  # so that no bytes are read
@@ -169,7 +172,7 @@ def _places(rows: Dataset) -> list[tuple | None]:
         if num_files == 0:
             return [None] * len(rows)
         paths = flat["image.path"]
-        if num_files < flat.data.num_rows:  # of a picture in the table the path is but a name
+        if num_files < flat.data.num_rows:  # for a picture in the table the path is only a name
             held = [content is not None for content in flat["image.bytes"]]
             paths = [None if inside else path for path, inside in zip(paths, held, strict=True)]
         return [_identity(path) for path in paths]
@@ -184,12 +187,12 @@ def _places(rows: Dataset) -> list[tuple | None]:
 def _identity(path: str | None) -> tuple | None:
     try:
         return None if path is None else file_identity(path)
-    except (OSError, ValueError):  # not there, which opening it will tell
+    except (OSError, ValueError):  # not there; opening it will tell
         return None
 
 
 def unreadable_images(split: Dataset) -> dict[int, str]:
-    """The images of a split that cannot be used, by number, and why; every picture is opened, or all regions read."""
+    """Find the images of a split that cannot be used: number → reason. Opens every picture, or reads all regions."""
     if "image" in split.column_names:
         return {n: f"cannot be read: {why}" for n, why in unreadable_pictures(split).items()}
     regions = split.select_columns("region_features")

@@ -37,17 +37,17 @@ FEATURES = Features(
 
 @dataclass
 class EntitiesReport:
-    """What came of joining Flickr30K Entities to a split.
+    """The outcome of joining Flickr30K Entities to a split.
 
     Args:
-        images: that have annotations and a caption of theirs, and are kept.
-        captions: that are kept.
+        images: images kept: they have annotations and an annotated caption.
+        captions: captions kept.
         unannotated: ids of the images without annotations, which are left out.
-        unmatched: captions, as `id: caption`, that the annotations do not have; they are left out, and with them the
-            images that have no other.
-        phrases: of the captions kept.
-        boxed: of them, those that name at least one box.
-        not_visual: of them, those of chain 0, which name nothing to be seen.
+        unmatched: captions without annotations, as `id: caption`. They are left out, and so are images without any
+            other caption.
+        phrases: phrases of the captions kept.
+        boxed: phrases with at least one box.
+        not_visual: phrases of chain 0, which name nothing visible.
         clipped: boxes that reached beyond their picture, and were cut at its edge.
     """
 
@@ -71,12 +71,12 @@ class EntitiesReport:
 
 @dataclass
 class Annotations:
-    """An image's boxes.
+    """The boxes of an image.
 
     Args:
-        width, height: of the picture.
+        width, height: size of the picture.
         boxes: x0, y0, x1, y1, in pixels from the picture's top left corner.
-        chains: numbers of the boxes of each chain of phrases that has one.
+        chains: numbers of the boxes of every chain of phrases that has some.
         clipped: boxes cut at the picture's edge.
     """
 
@@ -88,28 +88,26 @@ class Annotations:
 
 
 def load_entities(folder: str | Path, split: Dataset) -> tuple[Dataset, EntitiesReport]:
-    """The images of a split that Flickr30K Entities annotates, with the boxes that their captions' phrases name.
+    """Join the boxes of Flickr30K Entities to the phrases of a split's captions.
 
-    Entities has a test split of its own, which must not be used for a model that was trained on Karpathy's: most of its
-    images lie in Karpathy's training split. So the annotations are joined to the split given, by the name of the image
-    file, and all others are left alone.
+    Entities has a test split of its own. Do not use it for a model that was trained on Karpathy's split: most of its
+    images lie in Karpathy's training split. So the annotations are joined to the given split, by the name of the image
+    file; annotations of other images are ignored.
 
     Args:
         folder: holds `Sentences/*.txt` and `Annotations/*.xml`.
-        split: of Flickr30K, with Karpathy's captions and the file names as `image_id` (the suffix and folders do not
-            matter). Captions are compared by their letters and digits, since Entities has parted the words and marks.
+        split: split of Flickr30K, with Karpathy's captions and the file names as `image_id` (suffix and folders do not
+            matter). Captions are compared by letters and digits, since Entities separates words and punctuation.
 
     Returns:
-        The rows that are annotated, with the captions that are, and `width`, `height`, `boxes` and `phrases` as Scenes
-        have them: a phrase that names several boxes has an entry a box, and one that names none has the object −1. What
-        a split of precomputed regions had as `boxes` is now `region_boxes`. And a report of what was left out, which
-        is also logged.
+        The annotated rows with their annotated captions, and `width`, `height`, `boxes` and `phrases` as in Scenes: a
+        phrase has an entry per box that it names, or one with object −1 if it names none. `boxes` of precomputed
+        regions become `region_boxes`. And a report of what was left out, which is also logged.
 
     Raises:
         FileNotFoundError: if there is no such folder, or a part of it is missing.
-        ValueError: if none of the images is annotated, or with every problem of the files: one of the two missing,
-            markup or XML that is malformed, XML with a document type, annotations of another image, a box outside the
-            picture.
+        ValueError: if no image is annotated; or lists every problem of the files: one of the two is missing, markup or
+            XML is malformed, XML has a document type, annotations are of another image, a box lies outside the picture.
     """
     folder = Path(folder)
     for name in FOLDERS:

@@ -1,4 +1,4 @@
-"""From rows of a split to the tensors of a model."""
+"""Turns rows of a split into the inputs of a model."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from datasets import Dataset
 from omit_hf.data.augmentation import Augmentation
 from omit_hf.data.pictures import open_picture, stored_pictures
 
-# What can stand for an image, the first that is there.
+# Columns that can stand for an image; the first one present counts.
 SOURCES = ("image_states", "region_features", "image")
 
 
@@ -18,17 +18,17 @@ class ImageTextInputs:
     """The images and captions of a split, numbered, as inputs of an `OmitModel`.
 
     Captions are numbered through the split: those of image 0 come first, then those of image 1. A pair is a caption
-    with its image, so it has the caption's number. Where the split carries the states of a frozen backbone (see
-    `omit_hf.data.states`), they take the place of that backbone's input; precomputed regions take that of pixels.
+    with its image, and has the caption's number. If the split carries states of a frozen backbone (see
+    `omit_hf.data.states`), they replace that backbone's input; precomputed regions replace pixels.
 
     Args:
-        split: a split in the schema of `omit_hf.data`.
+        split: split in the schema of `omit_hf.data`.
         processor: `OmitProcessor`.
-        augmentation: of what `pairs` gives; `images` and `texts` are never augmented.
+        augmentation: augmentation of `pairs`; `images` and `texts` are never augmented.
 
     Raises:
         TypeError: if the split is a stream, whose rows have no numbers.
-        ValueError: if it has neither images nor what can stand for them.
+        ValueError: if it has neither pictures nor regions nor states.
     """
 
     def __init__(self, split: Dataset, processor, augmentation: Augmentation | None = None):
@@ -61,12 +61,12 @@ class ImageTextInputs:
         return len(self.captions)
 
     def captions_of(self, image: int) -> range:
-        """Numbers of the captions of an image."""
+        """Return the numbers of an image's captions."""
         return range(self._first_caption[image], self._first_caption[image + 1])
 
     def images(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Inputs of `get_image_features` for some images: `pixel_values`, `region_features` [B, K, width] (float32) or
-        `image_states`.
+        """Make the inputs of `get_image_features` for some images: `pixel_values`, `region_features` [B, K, width]
+        (float32) or `image_states`.
 
         Raises:
             ValueError: if a picture cannot be read, or images of one batch have different numbers of regions.
@@ -81,7 +81,7 @@ class ImageTextInputs:
         return {self._source: torch.from_numpy(np.stack(arrays))}
 
     def texts(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Inputs of `get_text_features` for some captions: `input_ids`, `attention_mask`, perhaps `text_states`."""
+        """Make the inputs of `get_text_features` for captions: `input_ids`, `attention_mask`, perhaps `text_states`."""
         inputs = dict(self.processor(text=[self.captions[number] for number in numbers]))
         if self._text_states is not None:
             states = torch.from_numpy(np.concatenate([self._states_of_caption(int(number)) for number in numbers]))
@@ -90,7 +90,7 @@ class ImageTextInputs:
         return inputs
 
     def pairs(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Inputs of the model for some captions and their images, and the number of each image as `image_ids`."""
+        """Make the inputs of the model for some captions and their images, with the images' numbers as `image_ids`."""
         images, augmentation = self.caption_image_index[list(numbers)], self.augmentation
         if augmentation is not None and (augmentation.crop < 1 or augmentation.flip):
             pictures = zip((self.picture(int(image)) for image in images), numbers, strict=True)
@@ -104,7 +104,7 @@ class ImageTextInputs:
         return {**inputs, "image_ids": torch.from_numpy(images)}
 
     def picture(self, number: int) -> PIL.Image.Image:
-        """The picture of an image, upright and in RGB.
+        """Open the picture of an image, upright and in RGB.
 
         Raises:
             ValueError: if it cannot be read.

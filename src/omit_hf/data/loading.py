@@ -1,4 +1,4 @@
-"""One way to all sources: which loader reads a source, and the images that are left out of it."""
+"""Loads any source: chooses its loader, and leaves out unwanted images."""
 
 import difflib
 import inspect
@@ -24,7 +24,7 @@ from omit_hf.parsing import text_lines
 
 logger = logging.getLogger(__name__)
 
-# What a folder of each kind has in it, of which the first that is there decides.
+# What marks a folder of every kind; the first match decides.
 FOLDERS: dict[Callable, Callable[[Path], Iterable[Path]]] = {
     load_regions: lambda folder: folder.glob("*_ims.npy"),
     load_coco_captions: lambda folder: (file for name in CAPTION_FILES for file in folder.glob(name)),
@@ -56,12 +56,12 @@ def load_image_text(
         source: `scenes`, the built-in benchmark; the path of a Karpathy JSON; a Hub data set as `hub:user/name` or
             `user/name`; or a folder of precomputed regions, COCO's annotations, image folders, WebDataset archives,
             cut-outs or parquet files.
-        only: the splits to load, such as `["test"]`; nothing else of the source is asked for, checked or opened. By
-            default those that it has.
-        exclude: ids of images to leave out, or a file with an id a line (`examples/inspect_data.py --unreadable` writes
-            one).
-        skip_unreadable: open every picture first, and leave out those that cannot be; they are counted and named in a
-            warning. It takes as long as reading all of them, each time; `exclude` takes no time.
+        only: splits to load, such as `["test"]`; nothing else of the source is requested, checked or opened. Default:
+            all that it has.
+        exclude: ids of images to leave out, or a file with an id per line (`examples/inspect_data.py --unreadable`
+            writes one).
+        skip_unreadable: open every picture first, and leave out those that cannot be opened; a warning counts and names
+            them. Takes as long as reading all pictures, at every call; `exclude` takes no time.
         options: of the loader: `load_scenes`, `load_karpathy`, `load_hub`, `load_regions`, `load_coco_captions`,
             `load_image_folder`, `load_webdataset` or `load_compositions`.
 
@@ -69,8 +69,8 @@ def load_image_text(
         `DatasetDict` with `train`, `validation` and `test`, or those of them that the source has or `only` names.
 
     Raises:
-        ValueError: if the source is none of these, lacks a split of `only`, or the loader has no such option; and what
-            the loader raises.
+        ValueError: if the source is none of these, lacks a split of `only`, or the loader has no such option; and as
+            the loader.
     """
     load = loader_of(source)
     known = dict(inspect.signature(load).parameters)
@@ -98,10 +98,10 @@ def load_image_text(
 
 
 def loader_of(source: str | Path) -> Callable:
-    """The loader that reads a source.
+    """Find the loader of a source.
 
     Raises:
-        ValueError: if none does.
+        ValueError: if there is none.
     """
     path = Path(source)
     if source == "scenes":
@@ -129,7 +129,7 @@ def _ids(exclude: str | Path | Sequence[str]) -> list[str]:
 
 
 def _without(data: DatasetDict, excluded: list[str], whole: bool) -> DatasetDict:
-    """The data without some images; where not all splits are loaded, the names may be those of other splits."""
+    """Leave some images out; unless all splits are loaded, an unknown name may be of another split."""
     _refuse_streams(data, "exclude")
     places = {image_id: (split, n) for split, rows in data.items() for n, image_id in enumerate(rows["image_id"])}
     unknown = [image_id for image_id in excluded if image_id not in places]

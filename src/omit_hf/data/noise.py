@@ -1,4 +1,4 @@
-"""Noisy correspondence: training captions that tell of other images."""
+"""Noisy correspondence: training captions that belong to other images."""
 
 import numpy as np
 from datasets import Dataset, List, Value
@@ -14,15 +14,15 @@ def shuffle_captions(split: Dataset, share: float, seed: int) -> Dataset:
     captions move, each of them to an image that is not its own. The same split, share and seed give the same captions.
 
     Args:
-        split: in the schema of `omit_hf.data`.
-        share: of the captions, from 0 to below 1.
-        seed: of the choice and the order.
+        split: split in the schema of `omit_hf.data`.
+        share: share of the captions to move, from 0 to below 1.
+        seed: seed of the choice and the order.
 
     Returns:
         The split with its captions moved, without `phrases` and `relevant_captions`; at a share of 0 the split itself.
 
     Raises:
-        ValueError: if the share is another, or one image has so many of the captions that some of them must stay.
+        ValueError: if the share is out of range, or one image has so many captions that some of them must stay.
 
     Source: Huang et al., *Learning with Noisy Correspondence for Cross-modal Matching* (NeurIPS 2021).
     """
@@ -39,10 +39,10 @@ def shuffle_captions(split: Dataset, share: float, seed: int) -> Dataset:
 
 
 def moved_captions(caption_image_index: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Which caption takes the place of each one, int64 [N]; see `shuffle_captions`.
+    """Choose the caption that takes the place of every caption, int64 [N]; see `shuffle_captions`.
 
     Args:
-        caption_image_index: the image of each caption, integers [N].
+        caption_image_index: the image of every caption, integers [N].
     """
     image, random = np.asarray(caption_image_index), np.random.default_rng(seed)
     number = round(share * len(image))

@@ -1,4 +1,4 @@
-"""What the phrases of captions name: the columns `boxes` and `phrases` of the schema, checked and looked up."""
+"""Checks and reads the columns `boxes` and `phrases` of the schema: which boxes the phrases of captions name."""
 
 from dataclasses import dataclass
 
@@ -16,8 +16,8 @@ class Phrase:
     """A phrase of a caption.
 
     Args:
-        start, end: its characters, from the first to before the last.
-        boxes: of what it names, float64 [N, 4]; N is 0 where that has no box.
+        start, end: its first character and the one after its last.
+        boxes: boxes of what it names, float64 [N, 4]; N is 0 if there is no box.
     """
 
     start: int
@@ -26,7 +26,7 @@ class Phrase:
 
 
 def phrases_of(row: dict, caption: int) -> list[Phrase]:
-    """The phrases of a caption, in order. Entries of one span are one phrase, with the boxes of all of them."""
+    """List the phrases of a caption, in order. Entries with one span make one phrase, with all of their boxes."""
     boxes = np.asarray(row["boxes"], dtype=np.float64).reshape(-1, 4)
     objects: dict[tuple[int, int], set[int]] = {}
     for phrase in row["phrases"]:
@@ -36,12 +36,12 @@ def phrases_of(row: dict, caption: int) -> list[Phrase]:
 
 
 def check_phrases(split: Dataset) -> None:
-    """See that a split says which boxes its phrases name, and that they fit its captions and pictures.
+    """Check that a split says which boxes its phrases name, and that they fit its captions and pictures.
 
     Raises:
         ValueError: if a column is missing.
-        DataError: with every phrase outside its caption, of no caption or of no box, and every box that is none, or
-            outside its picture.
+        DataError: lists every phrase that lies outside its caption or names a missing caption or box, and every box
+            that is malformed or outside its picture.
     """
     missing = [name for name in COLUMNS if name not in split.column_names]
     if missing:

@@ -1,4 +1,4 @@
-"""Opening the pictures of a split, and finding those that cannot be opened."""
+"""Opens the pictures of a split, and finds those that cannot be opened."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +14,12 @@ BATCH = 256
 
 
 def stored_pictures(split: Dataset) -> Dataset:
-    """The `image` column as it is stored, `{"bytes": …, "path": …}`."""
+    """Read the `image` column as it is stored, `{"bytes": …, "path": …}`."""
     return split.select_columns("image").cast_column("image", Image(decode=False))
 
 
 def open_picture(stored: dict) -> PIL.Image.Image:
-    """A stored picture, decoded, upright and in RGB. Broken metadata do not matter: `datasets` would not decode it.
+    """Open a stored picture, upright and in RGB. Ignores broken metadata, with which `datasets` would fail.
 
     Raises:
         Exception: whatever PIL raises for what is no picture, or is cut off; ValueError for one of more than
@@ -35,7 +35,7 @@ def open_picture(stored: dict) -> PIL.Image.Image:
 
 
 def unreadable_pictures(split: Dataset, progress: bool = True) -> dict[int, str]:
-    """The rows whose picture cannot be opened, and why; every picture is decoded, in threads."""
+    """Find the rows whose picture cannot be opened: number → reason. Decodes every picture, in threads."""
     stored, found = stored_pictures(split), {}
     with (
         ThreadPoolExecutor() as threads,

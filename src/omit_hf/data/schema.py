@@ -1,4 +1,4 @@
-"""The schema that every loader reaches, and the error that lists all that is wrong with a source."""
+"""The schema that every loader produces, and the error that lists all that is wrong with a source."""
 
 from collections.abc import Iterable, Sequence
 
@@ -41,15 +41,15 @@ class DataError(ValueError):
 
 
 def tidy(caption: str) -> str:
-    """A caption in one line, with single spaces and without a byte-order mark."""
+    """Put a caption in one line, with single spaces and without a byte-order mark."""
     return " ".join(caption.lstrip(BYTE_ORDER_MARK).split())
 
 
 def tidy_captions(captions: list) -> list[str]:
-    """The captions of an image, tidy.
+    """Tidy the captions of an image.
 
     Raises:
-        ValueError: if one is no text; names it.
+        ValueError: names the first that is not text.
     """
     wrong = next((n for n, caption in enumerate(captions) if not is_text(caption)), None)
     if wrong is not None:
@@ -58,7 +58,7 @@ def tidy_captions(captions: list) -> list[str]:
 
 
 def is_text(value) -> bool:
-    """Whether a value is text that a file or a table can hold: JSON may also have halves of characters."""
+    """Tell whether a value is text that a file or a table can hold; JSON may also have halves of characters."""
     try:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:
@@ -66,7 +66,7 @@ def is_text(value) -> bool:
 
 
 def chosen_splits(what: object, found: Iterable[str], only: Sequence[str] | None = None) -> list[str]:
-    """The splits that are loaded, in our order.
+    """Choose the splits to load, in our order.
 
     Args:
         what: the source, for messages.
@@ -104,6 +104,6 @@ def check_count(name: str, value) -> None:
 
 
 def listed(names: Iterable) -> str:
-    """Names in an error message: all of a few, the first of many."""
+    """List names in an error message: all of a few, the first of many."""
     names = [str(name) for name in names]
     return ", ".join(names[:10]) + (f" … ({len(names)} in all)" if len(names) > 10 else "")

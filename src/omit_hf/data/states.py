@@ -1,7 +1,7 @@
-"""States of frozen backbones, computed once and kept on disk.
+"""Computes the states of frozen backbones once and keeps them on disk.
 
-A backbone that does not learn gives the same states in every epoch; with them cached, an epoch costs the projections
-and the head alone.
+A frozen backbone gives the same states in every epoch. With cached states an epoch costs only the projections and the
+head.
 """
 
 import hashlib
@@ -19,25 +19,25 @@ from omit_hf.writing import names_what_fails
 def cache_states(
     model, processor, data: DatasetDict, folder: str | Path, *, image: bool, text: bool, batch_size: int = 32
 ) -> DatasetDict:
-    """Add the backbones' states to every row, from the cache where they are there already.
+    """Add the backbones' states to every row, from the cache if it has them.
 
-    Files are named by a digest of the backbone's weights and configuration, of the processor and of the data, so a
-    change of any of them makes new ones. A file appears under its name when it is complete.
+    A file's name is a digest of the backbone's weights and configuration, the processor and the data, so a change of
+    any of them makes a new file. A file appears when it is complete.
 
     Args:
-        model: `OmitModel`; the backbones run where its parameters are.
+        model: `OmitModel`; the backbones run on the device of its parameters.
         processor: `OmitProcessor`.
         data: splits in the schema of `omit_hf.data`.
-        folder: where the files are; made if need be.
+        folder: folder of the files; created if missing.
         image, text: which backbones' states to cache.
-        batch_size: images a batch, with all of their captions.
+        batch_size: images per batch, with all of their captions.
 
     Returns:
         `data` with the columns `image_states` [1 + K, width], and `text_states` [tokens of all captions, width] with
-        `text_lengths`, the tokens of each caption; float32 and memory-mapped.
+        `text_lengths`, the number of tokens of every caption; float32 and memory-mapped.
 
     Raises:
-        ValueError: if the states of images are asked for, and there are no pictures.
+        ValueError: if `image` is set, and there are no pictures.
     """
     if image and any("image" not in rows.column_names for rows in data.values()):
         raise ValueError("The data have no pictures for the vision backbone; cache the states of the text side alone.")
@@ -94,7 +94,7 @@ def _text_states(model, inputs: ImageTextInputs) -> Callable[[list[int]], dict]:
 
 
 def _computed(file: Path, inputs: ImageTextInputs, states_of: Callable[[list[int]], dict], batch_size: int) -> Dataset:
-    """The states of all images, written to `file` unless it exists."""
+    """Load the states of all images; write them to `file` first unless it exists."""
 
     @torch.inference_mode()
     def compute(batch):
@@ -141,7 +141,7 @@ def _digest(backbone: torch.nn.Module, part, content: str) -> str:
 
 
 def _content(rows: Dataset, column: str) -> str:
-    """A digest of the images (their bytes, or the path, size and time of their file) or captions of a split."""
+    """Compute a digest of a split's captions or images (their bytes, or the path, size and time of their file)."""
     digest = hashlib.sha256()
     if column == "image":
         rows = rows.cast_column("image", Image(decode=False))

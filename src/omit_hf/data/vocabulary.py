@@ -11,15 +11,15 @@ PAD, UNKNOWN = "<pad>", "<unk>"
 
 
 def build_word_tokenizer(captions: Iterable[str], min_count: int = 1, max_length: int = 64) -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are the words of some captions, in lower case; see `omit_hf.data.words`.
+    """Build a tokenizer whose tokens are the words of some captions, in lower case; see `omit_hf.data.words`.
 
     Args:
-        captions: texts of the training split; never of the others, or results on them flatter.
-        min_count: how often a word must occur to be in the vocabulary; rarer ones are `<unk>`.
-        max_length: captions are cut to so many words.
+        captions: captions of the training split; never of other splits, or their results flatter.
+        min_count: how often a word must occur to be in the vocabulary; rarer words are `<unk>`.
+        max_length: greatest number of words; longer captions are cut.
 
     Returns:
-        An ordinary fast tokenizer, which saves and loads as such. Padding is id 0, an unknown word id 1.
+        A fast tokenizer, which saves and loads like any other. Padding is id 0, an unknown word id 1.
 
     Raises:
         ValueError: if no word is left.

@@ -1,4 +1,4 @@
-"""Word vectors from a text file: GloVe, word2vec or fastText."""
+"""Reads word vectors from a text file: GloVe, word2vec or fastText."""
 
 import codecs
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from omit_hf.parsing import check_encoding
 
 @dataclass
 class WordVectors:
-    """The vectors that a file has of a vocabulary.
+    """The vectors that a file has for a vocabulary.
 
     Args:
-        ids: of the words that it has, int64 [N].
-        vectors: theirs, float32 [N, size].
-        missing: words of the vocabulary that it has not.
+        ids: ids of the words found, int64 [N].
+        vectors: their vectors, float32 [N, size].
+        missing: words of the vocabulary that the file lacks.
     """
 
     ids: torch.Tensor
@@ -32,14 +32,14 @@ class WordVectors:
 
 
 def read_word_vectors(file: str | Path, vocabulary: Mapping[str, int], size: int) -> WordVectors:
-    """Read the vectors of a vocabulary's words, line by line; those of other words never become numbers.
+    """Read the vectors of a vocabulary's words, line by line; other words are not parsed.
 
     Args:
         file: text with a word and its numbers a line, separated by spaces; word2vec and fastText (.vec) begin with a
             line that tells how many words of which dimension follow, GloVe does not. Of a word that occurs twice the
             first vector counts.
         vocabulary: words and their ids, without special tokens.
-        size: numbers a word, the embedding_size of the model.
+        size: length of a vector, the embedding_size of the model.
 
     Raises:
         FileNotFoundError: if the file is not there.

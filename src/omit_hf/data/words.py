@@ -21,7 +21,7 @@ SPLITTER = pre_tokenizers.Sequence([SEGMENTS, OTHERS])
 
 
 def word_spans(caption: str) -> list[tuple[int, int]]:
-    """Where the words of a caption begin and end, in characters.
+    """Find where the words of a caption begin and end, in characters.
 
     Example:
         >>> word_spans("a well-known star.")
@@ -31,7 +31,7 @@ def word_spans(caption: str) -> list[tuple[int, int]]:
 
 
 def count_words(captions: Iterable[str]) -> collections.Counter:
-    """How often each word occurs in some captions, in lower case and Unicode's form NFKC."""
+    """Count the words of some captions, in lower case and Unicode's form NFKC."""
     return collections.Counter(
         word for caption in captions for word, _ in SPLITTER.pre_tokenize_str(NORMALIZER.normalize_str(caption))
     )

@@ -1,4 +1,4 @@
-"""Encode a split, score it, measure it."""
+"""Encodes a split, scores it and measures it."""
 
 from omit_hf.evaluation.ensemble import check_similarity_file, ensemble, load_similarity, save_similarity
 from omit_hf.evaluation.pairs import SplitPairs

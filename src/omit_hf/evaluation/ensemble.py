@@ -1,4 +1,4 @@
-"""Similarity matrices on disk, and their mean: an ensemble is two models that were never in memory together."""
+"""Similarity matrices on disk, and their mean: an ensemble of models that need not be in memory together."""
 
 import json
 import os
@@ -19,7 +19,7 @@ KIND = "omit_hf.similarity"
 
 
 def save_similarity(file: str | Path, similarity: np.ndarray, pairs: SplitPairs) -> None:
-    """Write a similarity with the ids of its images and its captions, so that it is not taken for that of other data.
+    """Write a similarity with the ids of its images and its captions, so that it cannot be mixed up with other data.
 
     Args:
         file: `….safetensors`; it appears when it is complete.
@@ -27,7 +27,7 @@ def save_similarity(file: str | Path, similarity: np.ndarray, pairs: SplitPairs)
         pairs: its images and captions.
 
     Raises:
-        ValueError: if the file has another suffix, or the similarity is no matrix of these pairs.
+        ValueError: if the file has another suffix, or the similarity is not a matrix of these pairs.
     """
     file = check_similarity_file(file)
     similarity = checked_matrix(similarity)
@@ -48,11 +48,11 @@ def save_similarity(file: str | Path, similarity: np.ndarray, pairs: SplitPairs)
 
 
 def load_similarity(file: str | Path) -> tuple[np.ndarray, SplitPairs]:
-    """What `save_similarity` wrote: the similarity, float32 [N_i, N_t], and its images and captions.
+    """Read what `save_similarity` wrote: the similarity, float32 [N_i, N_t], and its images and captions.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no such file, or the matrix does not fit its ids or holds NaN.
+        ValueError: if `save_similarity` did not write it, or the matrix does not fit its ids or holds NaN.
     """
     if not Path(file).is_file():
         raise FileNotFoundError(f"No similarity at {file}; evaluate.py --save_similarity writes one.")
@@ -81,14 +81,14 @@ def load_similarity(file: str | Path) -> tuple[np.ndarray, SplitPairs]:
 
 
 def ensemble(files: Sequence[str | Path]) -> tuple[np.ndarray, SplitPairs]:
-    """The mean of saved similarities, float32 [N_i, N_t], and their images and captions.
+    """Average saved similarities: float32 [N_i, N_t], and their images and captions.
 
-    Heads differ in the range of their similarities; one of a wider range counts for more.
+    Heads differ in the range of their similarities; a head with a wider range counts for more.
 
     Raises:
-        FileNotFoundError: if one of the files is not there.
-        ValueError: if there is none, one is given twice or is no similarity, or they are of different data: other
-            images or captions, or another order of them.
+        FileNotFoundError: if a file is not there.
+        ValueError: if no file is given, one is given twice or is not a similarity, or the files differ in their images
+            or captions, or in the order of these.
     """
     if not files:
         raise ValueError("No similarity given; expected at least one file.")
@@ -107,7 +107,7 @@ def ensemble(files: Sequence[str | Path]) -> tuple[np.ndarray, SplitPairs]:
 
 
 def check_similarity_file(file: str | Path) -> Path:
-    """The path of a similarity that can be written.
+    """Check that a similarity can be written to a file, and return its path.
 
     Raises:
         FileNotFoundError: if its folder is not there.

@@ -1,4 +1,4 @@
-"""Whose pairs a similarity matrix scores."""
+"""The images and captions that a similarity matrix scores."""
 
 from dataclasses import dataclass, field, replace
 
@@ -13,12 +13,11 @@ class SplitPairs:
     """The images (rows) and captions (columns) of a similarity matrix.
 
     Args:
-        image_ids: of each image.
-        captions: of each image; those of image 0 are the first columns, then those of image 1.
-        relevant: true where a caption is true of an image, bool [N_i, N_t]; None where only the annotated pairs are
-            known.
-        split: that they are: train, validation or test.
-        source: the data's name, for people.
+        image_ids: id of every image.
+        captions: captions of every image; those of image 0 are the first columns, then those of image 1.
+        relevant: true where a caption is true of an image, bool [N_i, N_t]; None if only the annotated pairs are known.
+        split: name of the split: train, validation or test.
+        source: name of the data, for people.
     """
 
     image_ids: list[str]
@@ -38,11 +37,11 @@ class SplitPairs:
 
     @classmethod
     def of(cls, rows: Dataset, split: str = "test", source: str = "") -> "SplitPairs":
-        """Those of a split in the schema of `omit_hf.data`.
+        """Collect the pairs of a split in the schema of `omit_hf.data`.
 
         Raises:
-            DataError: with every image whose `relevant_captions` are null where those of others are not, or name a
-                caption that is not there.
+            DataError: lists every image whose `relevant_captions` are null while others have some, or name a caption
+                that is not there.
         """
         pairs = cls(list(rows["image_id"]), list(rows["captions"]), split=split, source=source)
         listed = list(rows["relevant_captions"]) if "relevant_captions" in rows.column_names else []

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-# Rows handled at once, so that no temporary is larger than a few hundred megabytes.
+# Rows handled at once; keeps temporaries below a few hundred megabytes.
 ELEMENTS_AT_ONCE = 2**25
 DIRECTIONS = {"i2t": "image → text", "t2i": "text → image", "i2i": "image → image", "t2t": "text → text"}
 # What `metrics_table` shows of a metric: its heading, and the form of the number.
@@ -22,19 +22,19 @@ COLUMNS = {
 
 
 def retrieval_metrics(similarity, caption_image_index) -> dict[str, float]:
-    """Recall, ranks and RSUM of retrieval in both directions.
+    """Measure recall, ranks and RSUM of retrieval in both directions.
 
     A positive ranks below every negative that it ties with, so ties never flatter.
 
     Args:
         similarity: higher is closer, [N_i, N_t]; a numpy array, a tensor or nested lists.
-        caption_image_index: the image (row) that each caption (column) belongs to, integers [N_t]. Any number of
-            captions an image; an image without captions is a distractor for text→image only.
+        caption_image_index: the image (row) that every caption (column) belongs to, integers [N_t]. An image may have
+            any number of captions; one without captions is a distractor for text→image only.
 
     Returns:
-        For image→text, where the best of the image's captions counts: `i2t_r1`, `i2t_r5`, `i2t_r10` (percent),
-        `i2t_medr`, `i2t_meanr` (median and mean rank, from 1). The same for text→image as `t2i_…`. And `rsum`, the
-        sum of the six recalls, at most 600.
+        For image→text: `i2t_r1`, `i2t_r5`, `i2t_r10` (percent), `i2t_medr`, `i2t_meanr` (median and mean rank, from 1);
+        the best of an image's captions counts. The same for text→image as `t2i_…`. And `rsum`, the sum of the six
+        recalls, at most 600.
 
     Raises:
         ValueError: if the similarity is not a matrix, is empty or holds NaN, or the index does not fit it.
@@ -53,7 +53,7 @@ def retrieval_metrics(similarity, caption_image_index) -> dict[str, float]:
 
 
 def mean_average_precision(similarity, relevant) -> dict[str, float]:
-    """Mean average precision over all relevant pairs, annotated or not.
+    """Measure mean average precision over all relevant pairs, annotated or not.
 
     Args:
         similarity: [N_i, N_t], as for `retrieval_metrics`; ties are broken against the relevant pair.
@@ -71,12 +71,12 @@ def mean_average_precision(similarity, relevant) -> dict[str, float]:
 
 
 def precision_at_r(similarity, relevant) -> dict[str, float]:
-    """mAP@R and R-precision over all relevant pairs, both ways.
+    """Measure mAP@R and R-precision over all relevant pairs, both ways.
 
-    A query with R relevant candidates looks at its best R. R-precision is the share of relevant ones among them. mAP@R
-    is the mean over queries of 1/R · Σ_{k≤R} P@k, where P@k, the precision of the best k, counts as 0 where number k is
-    not relevant (Musgrave et al., *A Metric Learning Reality Check*, arXiv 2003.08505; Chun et al., *ECCV Caption*,
-    arXiv 2204.03359).
+    For a query with R relevant candidates, only the best R candidates count. R-precision is the share of relevant ones
+    among them. mAP@R is the mean over queries of 1/R · Σ_{k≤R} P@k. P@k is the precision of the best k, and counts as 0
+    if candidate k is not relevant (Musgrave et al., *A Metric Learning Reality Check*, arXiv 2003.08505; Chun et al.,
+    *ECCV Caption*, arXiv 2204.03359).
 
     Args:
         similarity: [N_i, N_t], as for `retrieval_metrics`; ties are broken against the relevant pair.
@@ -98,7 +98,7 @@ def precision_at_r(similarity, relevant) -> dict[str, float]:
 
 
 def rows_precision_at_r(direction: str, similarity: np.ndarray, relevant: np.ndarray) -> dict[str, float]:
-    """mAP@R and R-precision of one direction, with the rows as queries; see `precision_at_r`."""
+    """Measure mAP@R and R-precision of one direction, with the rows as queries; see `precision_at_r`."""
     average, precision = [], []
     for found, ranks in _found(similarity, relevant):
         within = ranks <= len(ranks)
@@ -108,12 +108,12 @@ def rows_precision_at_r(direction: str, similarity: np.ndarray, relevant: np.nda
 
 
 def best_ranks(similarity: np.ndarray, rows, columns, itself: bool = False) -> np.ndarray:
-    """Rank from 1 of the best positive of each row that has one, below every negative that it ties with.
+    """Rank the best positive of every row that has one, from 1. It ranks below every negative that it ties with.
 
     Args:
         similarity: [N, M].
-        rows, columns: the positive pairs, each once, integers [number of pairs].
-        itself: rows and columns are the same things, and none is a candidate for itself (nor a positive).
+        rows, columns: the positive pairs without repeats, integers [number of pairs].
+        itself: rows and columns are the same items; an item is neither a candidate nor a positive for itself.
     """
     positive = similarity[rows, columns]
     best = np.full(len(similarity), -np.inf, dtype=similarity.dtype)
@@ -128,13 +128,13 @@ def best_ranks(similarity: np.ndarray, rows, columns, itself: bool = False) -> n
 
 
 def recalls(direction: str, ranks: np.ndarray) -> dict[str, float]:
-    """Recalls (percent), median and mean of some ranks."""
+    """Compute recalls (percent), median and mean of some ranks."""
     metrics = {f"{direction}_r{k}": 100 * float(np.mean(ranks <= k)) for k in (1, 5, 10)}
     return metrics | {f"{direction}_medr": float(np.median(ranks)), f"{direction}_meanr": float(np.mean(ranks))}
 
 
 def metrics_table(metrics: dict[str, float]) -> str:
-    """Metrics as a Markdown table, a row a direction and a column for each that was measured, with the RSUM below."""
+    """Format metrics as a Markdown table: a row per direction, a column per metric, and the RSUM below."""
     ways = [way for way in DIRECTIONS if any(name.startswith(f"{way}_") for name in metrics)]
     columns = [name for name in COLUMNS if any(f"{way}_{name}" in metrics for way in ways)]
     lines = [" | ".join(["| direction", *(COLUMNS[name][0] for name in columns)]) + " |"]
@@ -147,7 +147,8 @@ def metrics_table(metrics: dict[str, float]) -> str:
 
 
 def _found(similarity, relevant) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each row with relevant candidates: 1, 2 … and the ranks from 1 at which so many of them are found.
+    """Yield, for every row with relevant candidates, the counts 1, 2 … and the ranks (from 1) at which that many
+    relevant ones are found.
 
     Among ties the irrelevant come first.
     """
@@ -160,7 +161,7 @@ def _found(similarity, relevant) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _mean(values) -> float:
-    """The mean of an exact sum, which does not depend on the order."""
+    """Compute the mean from an exact sum, so that the order does not matter."""
     return math.fsum(values) / len(values)
 
 
@@ -170,20 +171,20 @@ def _chunks(similarity):
 
 
 def checked_matrix(similarity, name: str = "similarity") -> np.ndarray:
-    """A similarity as a numpy array of floats.
+    """Convert a similarity to a numpy array of floats.
 
     Raises:
-        ValueError: if it is no matrix of real numbers, is empty or holds NaN.
+        ValueError: if it is not a matrix of real numbers, is empty or holds NaN.
     """
     if hasattr(similarity, "detach"):
         similarity = similarity.detach().cpu()
-        # NumPy has neither bfloat16 nor a complex number of two halves.
+        # NumPy has neither bfloat16 nor complex numbers of half precision.
         similarity = similarity.float() if similarity.element_size() < 4 else similarity
         similarity = similarity.cfloat() if similarity.is_complex() else similarity
     similarity = np.asarray(similarity)
     if similarity.dtype.kind not in "fiub":
         raise ValueError(f"{name} has type {similarity.dtype}; expected real numbers.")
-    if similarity.dtype.kind != "f":  # which can be negated without wrapping
+    if similarity.dtype.kind != "f":  # floats can be negated without wrapping
         similarity = similarity.astype(np.float64)
     if similarity.ndim != 2 or 0 in similarity.shape:
         raise ValueError(f"{name} has shape {similarity.shape}; expected [images, captions], neither of them 0.")
@@ -194,7 +195,7 @@ def checked_matrix(similarity, name: str = "similarity") -> np.ndarray:
 
 
 def checked_relevance(similarity, relevant) -> tuple[np.ndarray, np.ndarray]:
-    """A similarity, and what is relevant in it, as numpy arrays of one shape.
+    """Convert a similarity and its relevant pairs to numpy arrays of one shape.
 
     Raises:
         ValueError: as `mean_average_precision`.

@@ -1,4 +1,4 @@
-"""Encode a split once, score all of its pairs in tiles, and measure retrieval."""
+"""Encodes a split once, scores all of its pairs in tiles, and measures retrieval."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +25,8 @@ class EncodedSplit:
 
     Args:
         images: features of this process's images, in order.
-        captions: features of all captions, in order of `caption_order`: by length, so that a batch has little padding.
-        caption_order: the captions' numbers in the split, int64 [N_t].
+        captions: features of all captions, in the order of `caption_order`.
+        caption_order: the captions' numbers in the split, sorted by length to save padding, int64 [N_t].
     """
 
     images: list[OmitFeatures]
@@ -35,19 +35,19 @@ class EncodedSplit:
 
 
 def evaluate_split(model, processor, split: Dataset, **options) -> tuple[dict[str, float], np.ndarray]:
-    """Retrieval metrics of a model on a split.
+    """Measure retrieval with a model on a split.
 
-    Under several processes of Accelerate each encodes and scores a share of the images; all get the same result.
+    Several processes of Accelerate share the images: every process encodes and scores some. All get the same result.
 
     Args:
-        model: `OmitModel`; put into evaluation mode meanwhile.
+        model: `OmitModel`; in evaluation mode for the duration of the call.
         processor: `OmitProcessor`.
-        split: in the schema of `omit_hf.data`. Where it lists all `relevant_captions`, mean average precision, mAP@R
+        split: split in the schema of `omit_hf.data`. If it lists all `relevant_captions`, mean average precision, mAP@R
             and R-precision over them are measured as well.
         options: `batch_size`, `memory_budget`, `progress` and `seconds` of [`split_similarity`].
 
     Returns:
-        Metrics, as `pairs_metrics` names them, and the similarity, float32 [N_i, N_t].
+        The metrics of `pairs_metrics`, and the similarity, float32 [N_i, N_t].
 
     Raises:
         ValueError: if `batch_size` or `memory_budget` is below 1, the processor's tokenizer has more tokens than the
@@ -67,14 +67,14 @@ def split_similarity(
     progress: bool = True,
     seconds: dict[str, float] | None = None,
 ) -> np.ndarray:
-    """Similarity of a split's images and captions, float32 [N_i, N_t].
+    """Compute the similarity of a split's images and captions, float32 [N_i, N_t].
 
     Args:
-        model, processor, split: as `evaluate_split` takes them.
+        model, processor, split: as in `evaluate_split`.
         batch_size: images or captions encoded at once.
         memory_budget: bytes for the intermediate results of scoring a tile of pairs.
         progress: show progress bars (on the main process).
-        seconds: takes the time that `encoding` and `scoring` took, under these names.
+        seconds: a dict that receives the seconds spent on `encoding` and `scoring`.
 
     Raises:
         ValueError: as `evaluate_split`.
@@ -84,7 +84,7 @@ def split_similarity(
         started = time.perf_counter()
         encoded = encode_split(model, inputs, batch_size, progress)
         if model.device.type == "cuda":
-            torch.cuda.synchronize()  # so that no encoding is left to be done while scores are timed
+            torch.cuda.synchronize()  # finishes the encoding before scoring is timed
         between = time.perf_counter()
         similarity = score_split(model, encoded, memory_budget, progress)
     if seconds is not None:
@@ -93,7 +93,7 @@ def split_similarity(
 
 
 def pairs_metrics(similarity, pairs: SplitPairs) -> dict[str, float]:
-    """`retrieval_metrics`, and where all true pairs are known `mean_average_precision` and `precision_at_r`."""
+    """Measure `retrieval_metrics` and, if all true pairs are known, `mean_average_precision` and `precision_at_r`."""
     metrics = retrieval_metrics(similarity, pairs.caption_image_index)
     if pairs.relevant is not None:
         metrics |= mean_average_precision(similarity, pairs.relevant) | precision_at_r(similarity, pairs.relevant)
@@ -110,20 +110,20 @@ def same_side_similarity(
     memory_budget: int = 2**26,
     progress: bool = True,
 ) -> np.ndarray:
-    """Similarity of the images of a split among each other, or of its captions.
+    """Compute the similarity of a split's images with images, or of its captions with captions.
 
-    A head compares an image with a caption; here both are of one side, each in either role, and the two scores of a
-    pair are averaged, so that it does not matter which of the two asks.
+    A head compares an image with a caption. Here both items come from one side: they are scored in both roles, and the
+    two scores are averaged, so the result is symmetric.
 
     Args:
-        model, processor, split, batch_size, memory_budget, progress: as for `evaluate_split`.
+        model, processor, split, batch_size, memory_budget, progress: as in `evaluate_split`.
         side: `image` or `text`.
 
     Returns:
         float32 [N_i, N_i] or [N_t, N_t], symmetric.
 
     Raises:
-        ValueError: if `side` is another, and as `evaluate_split`.
+        ValueError: if `side` is neither; and as `evaluate_split`.
     """
     if side not in ("image", "text"):
         raise ValueError(f"side is {side!r}; expected 'image' or 'text'.")
@@ -141,14 +141,14 @@ def same_side_similarity(
         rows = score_split(model, encoded, memory_budget, progress)
     similarity = np.empty_like(rows)
     similarity[order] = rows
-    del rows  # of 25 000 captions they are 2.5 GB
+    del rows  # 2.5 GB for 25 000 captions
     similarity += similarity.T
     similarity /= 2
     return similarity
 
 
 def encode_split(model, inputs: ImageTextInputs, batch_size: int, progress: bool = True) -> EncodedSplit:
-    """Features of all captions, and of this process's share of the images.
+    """Encode all captions, and this process's share of the images.
 
     Raises:
         ValueError: if a picture cannot be read.
@@ -162,7 +162,7 @@ def encode_split(model, inputs: ImageTextInputs, batch_size: int, progress: bool
 
 
 def score_split(model, encoded: EncodedSplit, memory_budget: int, progress: bool = True) -> np.ndarray:
-    """Similarity of all images (of all processes) and all captions, float32 [N_i, N_t]."""
+    """Score all images (of all processes) against all captions, float32 [N_i, N_t]."""
     state = PartialState()
     hidden = not (progress and state.is_main_process)
     rows = []
@@ -177,7 +177,7 @@ def score_split(model, encoded: EncodedSplit, memory_budget: int, progress: bool
 def _encode(
     model, numbers: Sequence[int], inputs_of: Callable, features_of: Callable, batch_size: int, progress: bool
 ) -> list[OmitFeatures]:
-    """Features of some images or captions, in batches."""
+    """Encode some images or captions, in batches."""
     hidden = not (progress and PartialState().is_main_process)
     batches = []
     with tqdm(total=len(numbers), desc="Encoding", disable=hidden, leave=False) as bar:
@@ -190,7 +190,7 @@ def _encode(
 
 
 def _by_length(inputs: ImageTextInputs) -> np.ndarray:
-    """The captions' numbers, the shortest first."""
+    """Sort the captions' numbers, the shortest caption first."""
     lengths = [len(ids) for ids in inputs.processor.tokenizer(inputs.captions, truncation=True)["input_ids"]]
     return np.argsort(lengths, kind="stable")
 
@@ -205,7 +205,7 @@ def _checked_inputs(model, processor, split: Dataset, batch_size: int, memory_bu
 
 @contextmanager
 def _evaluating(model) -> Iterator[None]:
-    """Evaluation mode without gradients, and then the mode from before."""
+    """Switch to evaluation mode without gradients, and afterwards back to the former mode."""
     was_training = model.training
     model.eval()
     try:

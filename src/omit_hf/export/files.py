@@ -1,4 +1,4 @@
-"""The files of an export: written, tried, and compared with the model before they appear."""
+"""Writes the files of an export; tries them and compares them with the model before they appear."""
 
 import contextlib
 import copy
@@ -21,7 +21,7 @@ from omit_hf.writing import names_what_fails
 
 FORMATS = {"onnx": ".onnx", "torch_export": ".pt2"}
 DESCRIPTION_FILE = "export.json"
-TOLERANCE = 1e-4  # of what a part gives, in float32, against the model
+TOLERANCE = 1e-4  # between the outputs of a part and of the model, in float32
 
 logger = logging.getLogger(__name__)
 
@@ -38,19 +38,19 @@ def export_model(
 ) -> dict:
     """Write a model's encoders and head, and its processor, into a new folder.
 
-    The numbers of images, captions and words vary. The size of pictures, and with it the number of their cells, or the
-    number of regions is fixed. Everything is in float32. Before the folder appears each file is run, also with other
-    numbers of items than it was traced with, and compared with the model.
+    The numbers of images, captions and words may vary. The size of pictures (and so the number of cells) or the number
+    of regions is fixed. Everything is in float32. Before the folder appears, every file is run and compared with the
+    model, also with other numbers of items than it was traced with.
 
     Args:
         model: an `OmitModel`.
         processor: its `OmitProcessor`.
-        folder: to write: `image_encoder`, `text_encoder` and `head`, as `.onnx` or `.pt2`, `export.json`, which tells
-            their inputs and outputs, and the processor's files.
+        folder: folder to write. It gets `image_encoder`, `text_encoder` and `head`, as `.onnx` or `.pt2`; `export.json`
+            with their inputs and outputs; and the processor's files.
         format: `onnx`, which needs `pip install 'omit-hf[onnx]'`, or `torch_export`.
-        image_size: height and width in pixels of what the processor makes of pictures, where it does not resize them.
-        num_regions: of an image, for a model that takes regions.
-        num_images: fixes how many images the image encoder takes at a time, for one that cannot be exported otherwise.
+        image_size: height and width in pixels of processed pictures, for a processor that does not resize them.
+        num_regions: number of regions of an image, for a model that takes regions.
+        num_images: fixed number of images per call, for an image encoder that cannot be exported otherwise.
 
     Returns:
         The content of `export.json`.
@@ -199,7 +199,7 @@ def _onnx_writer() -> Callable[[Part, Path], Run]:
 
 
 def _described(name: str, part: Part, run: Run) -> dict:
-    """What `export.json` tells of a part, whose file does what the model does.
+    """Describe a part for `export.json`, after a check that its file does what the model does.
 
     Raises:
         RuntimeError: if it does not.
@@ -235,7 +235,7 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet():
-    """Without what torch says of itself while it exports."""
+    """Silence torch's messages during the export."""
     chatty = logging.getLogger("torch.onnx")
     level = chatty.level
     chatty.setLevel(logging.ERROR)

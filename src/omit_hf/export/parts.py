@@ -1,4 +1,4 @@
-"""The parts of a model that become a file each: modules of tensors alone, with inputs to trace and to try them on."""
+"""The parts of a model that become files: modules of tensors alone, with inputs to trace and to test them."""
 
 from dataclasses import dataclass
 
@@ -15,11 +15,11 @@ class Part:
     """A module that becomes a file.
 
     Args:
-        module: takes and gives tensors alone.
-        truth: the same of the model as it is.
-        examples: inputs by name. The first are traced, in which every size that may vary is 2 or more.
-        inputs: the dimensions of each input, named where they may vary.
-        outputs: those of each output, likewise.
+        module: module that takes and returns only tensors.
+        truth: the same part of the original model.
+        examples: inputs by name. The first ones are traced; in them every size that may vary is 2 or more.
+        inputs: dimensions of every input; those that may vary have names.
+        outputs: dimensions of every output, likewise.
     """
 
     module: nn.Module
@@ -57,7 +57,7 @@ class TextEncoder(nn.Module):
 
 
 class Head(nn.Module):
-    """The similarity of every image and every caption, all at once: memory grows with their product."""
+    """Scores every image against every caption, all at once: memory grows with the product of their numbers."""
 
     def __init__(self, model):
         super().__init__()
@@ -130,7 +130,7 @@ def text_part(model, original) -> Part:
 
 
 def head_part(model, original, image: Part, text: Part) -> Part:
-    """Its examples are what the encoders make of theirs."""
+    """Make the head's part; its examples are the outputs of the encoders."""
     examples = []
     with torch.no_grad():
         for of_image, of_text in zip(_all_counts(image.examples), text.examples, strict=True):
@@ -143,7 +143,7 @@ def head_part(model, original, image: Part, text: Part) -> Part:
 
 
 def _all_counts(examples: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """Examples of 3, 1 and 5 images, whatever the encoder is fixed to."""
+    """Make examples of 3, 1 and 5 images, whatever number the encoder is fixed to."""
     return [{name: torch.cat([each] * count)[:count] for name, each in examples[0].items()} for count in _counts(None)]
 
 
@@ -153,10 +153,10 @@ def _feature_shapes(side: str, count: str | int, fragments: str | int, width: in
 
 
 def picture_size(processor, image_size: tuple[int, int] | None = None) -> tuple[int, int]:
-    """Height and width in pixels of what a processor makes of pictures.
+    """Find the height and width in pixels of processed pictures.
 
     Raises:
-        ValueError: if it leaves their sizes as they are and `image_size` is not given, or makes another size of one.
+        ValueError: if the processor does not resize and `image_size` is not given, or the processor changes that size.
     """
     height, width = image_size or (96, 160)
     made = [

@@ -1,4 +1,4 @@
-"""What torch.export can trace, in the place of modules of a model that it cannot."""
+"""Replaces modules that torch.export cannot trace."""
 
 import copy
 
@@ -9,7 +9,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 
 def exportable(model):
-    """A copy of a model that torch.export can trace, with the same weights in memory."""
+    """Copy a model so that torch.export can trace it; the copy shares its weights."""
     model = copy.deepcopy(model, {id(each): each for each in (*model.parameters(), *model.buffers())})
     if model.config.text_config.model_type == "omit_bigru":
         model.text_encoder.backbone = ExportedBiGRU(model.text_encoder.backbone)
@@ -17,7 +17,7 @@ def exportable(model):
 
 
 class ExportedBiGRU(nn.Module):
-    """What `BiGRU` computes, by an operator of its own: torch.export would write a GRU out for one number of words."""
+    """Computes what `BiGRU` does, by a custom operator: torch.export would unroll a GRU for one number of words."""
 
     def __init__(self, bigru):
         super().__init__()
@@ -48,7 +48,7 @@ class ExportedBiGRU(nn.Module):
 
 
 def _in_onnx_order(parameter: Tensor) -> Tensor:
-    """From the gates reset, update, new to update, reset, new; or back."""
+    """Reorder the gates from reset, update, new to update, reset, new; or back."""
     reset, update, new = parameter.chunk(3)
     return torch.cat([update, reset, new])
 
@@ -57,11 +57,11 @@ def _in_onnx_order(parameter: Tensor) -> Tensor:
 def bidirectional_gru(
     words: Tensor, lengths: Tensor, weights: Tensor, recurrence: Tensor, biases: Tensor, width: int
 ) -> Tensor:
-    """One layer of a GRU in both directions, with the weights as ONNX has them.
+    """Run one layer of a GRU in both directions, with weights in ONNX's order.
 
     Args:
         words: [B, L, E].
-        lengths: of the captions, [B].
+        lengths: lengths of the captions, [B].
         weights, recurrence, biases: [2, 3H, E], [2, 3H, H] and [2, 6H].
         width: H.
 

@@ -1,4 +1,4 @@
-"""What makes a checkpoint an inference endpoint."""
+"""Turns a checkpoint into an inference endpoint."""
 
 import json
 import os
@@ -18,11 +18,11 @@ CALLED = ("head_omit.py", "words_omit.py")  # code that the handler calls, and o
 def write_handler(folder: str | os.PathLike) -> Path:
     """Write `handler.py`, which serves a checkpoint as an inference endpoint, into the checkpoint's folder.
 
-    Beside it goes a `requirements.txt` with what it needs, unless the folder has one. What requests look like is told
-    at the head of the file; an older `handler.py` is replaced.
+    Also writes a `requirements.txt`, unless the folder has one. An older `handler.py` is replaced. The head of the file
+    describes the requests.
 
     Returns:
-        The file.
+        The path of `handler.py`.
 
     Raises:
         FileNotFoundError: if the folder holds no checkpoint, or one without the code that an endpoint runs.
@@ -49,19 +49,19 @@ def write_handler(folder: str | os.PathLike) -> Path:
 
 
 def endpoint_files() -> dict[str, str]:
-    """What `write_handler` writes, by the names of the files."""
+    """Collect what `write_handler` writes: names of files → content."""
     lines = [line for line in requires("omit-hf") or () if re.match(r"[\w.-]+", line)[0] in NEEDED]
     handler = resources.files("omit_hf.hub").joinpath(HANDLER_FILE).read_text("utf-8")
     return {HANDLER_FILE: handler, REQUIREMENTS_FILE: "".join(f"{line}\n" for line in lines)}
 
 
 def missing_code(folder: Path) -> list[str]:
-    """Files of code that a checkpoint needs and its folder lacks."""
+    """List the code files that a checkpoint needs and its folder lacks."""
     return [name for name in needed_code(folder) if not (folder / name).is_file()]
 
 
 def needed_code(folder: Path) -> list[str]:
-    """Files of code that a checkpoint's configurations name, and those that these import."""
+    """List the code files that a checkpoint's configurations name, and those that these import."""
     found, waiting = set(), named_code(folder)
     while waiting:
         name = waiting.pop()
@@ -72,7 +72,7 @@ def needed_code(folder: Path) -> list[str]:
 
 
 def named_code(folder: Path) -> list[str]:
-    """Files of code that a checkpoint's configurations name, but those that are in other repositories."""
+    """List the code files that a checkpoint's configurations name, without those in other repositories."""
     found = set()
     for name in ("config.json", "processor_config.json"):
         file = folder / name

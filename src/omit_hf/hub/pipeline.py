@@ -26,10 +26,10 @@ PARAMETERS = ("text", "timeout", "function_to_apply", "return_alignment", "retur
 
 
 class ImageTextMatchingPipeline(Pipeline):
-    """How well sentences fit pictures and, when asked, where in the picture each word was found.
+    """Scores sentences against pictures and, on request, aligns their words with places in the picture.
 
-    Made by `pipeline("image-text-matching", model=…)` once `omit_hf` is imported. Everything that a call takes can be
-    given when the pipeline is made instead.
+    `pipeline("image-text-matching", model=…)` makes it once `omit_hf` is imported. All arguments of a call can also be
+    given when the pipeline is made.
 
     Example:
         ```python
@@ -53,10 +53,10 @@ class ImageTextMatchingPipeline(Pipeline):
         Args:
             model: `OmitModel` that takes pixels.
             processor: its `OmitProcessor`.
-            kwargs: of `transformers.Pipeline`, such as `device` and `batch_size`, or of a call.
+            kwargs: arguments of `transformers.Pipeline`, such as `device` and `batch_size`, or of a call.
 
         Raises:
-            ValueError: if the model is another one, or takes regions; if there is no processor.
+            ValueError: if the model is not an `OmitModel`, or takes regions; if there is no processor.
         """
         kind = model.config.model_type
         if kind != "omit":
@@ -69,37 +69,37 @@ class ImageTextMatchingPipeline(Pipeline):
         if processor is None:
             raise ValueError("processor is None; expected the model's OmitProcessor.")
         fit_tokenizer(model.text_encoder.backbone, processor.tokenizer)
-        kwargs.pop("local_files_only", None)  # which `pipeline` has used and passes on
+        kwargs.pop("local_files_only", None)  # `pipeline` has used it and passes it on
         super().__init__(model=model, processor=processor, **kwargs)
 
     def __call__(self, images, **kwargs):
         """Score every picture against every sentence.
 
         Args:
-            images: a picture, or any iterable of pictures: a list, a generator, a data set, a column of one. A picture
-                is PIL, a path, a URL or base64.
+            images: a picture, or any iterable of pictures: a list, a generator, a data set or a column of one. A
+                picture is a PIL image, a path, a URL or base64.
             text: a sentence or a list of sentences.
-            timeout: seconds to wait for a picture of a URL; by default as long as it takes.
-            function_to_apply: `none` for the similarity, which compares sentences of one picture and pictures of one
-                sentence alike; `softmax` for shares of 1 among the sentences of each picture.
-            return_alignment: tell as well where the words were found: `alignment`, a dict that JSON can hold, as
-                `omit_hf.alignment.WordAlignment.to_dict` makes it. Each pair is encoded once more for it.
-            return_picture: draw it as well: `picture`, PIL, as `omit_hf.visualization.draw_words` does; needs the
-                extra `plot`.
-            batch_size: pictures that are encoded at once, 1 by default. The processor must make them one size.
+            timeout: seconds to wait for a picture from a URL. Default: no limit.
+            function_to_apply: `none` for the similarity, which is comparable across sentences and across pictures;
+                `softmax` for scores that add up to 1 over the sentences of a picture.
+            return_alignment: add `alignment`, which tells where the words were found: a dict that JSON can hold, from
+                `omit_hf.alignment.WordAlignment.to_dict`. Encodes every pair once more.
+            return_picture: add `picture`, a PIL image drawn by `omit_hf.visualization.draw_words`; needs the extra
+                `plot`.
+            batch_size: pictures encoded at once. Default: 1. The processor must bring them to one size.
             num_workers: processes that load pictures of a data set.
 
         Returns:
-            For a picture a list with a dict a sentence, in the order of the sentences: `text`, `score` and what was
-            asked for. For a list or tuple of pictures a list of such lists; for any other iterable an iterator over
-            them, which reads the pictures as it goes.
+            For one picture: a list with a dict per sentence, in their order, with `text`, `score` and whatever was
+            requested. For a list or tuple of pictures: a list of such lists. For any other iterable: an iterator over
+            such lists, which reads the pictures as it goes.
 
         Raises:
-            ValueError: if there are no sentences, something is no picture or no sentence, or an argument is unknown; if
-                an alignment is asked of a head that has none; if a picture is smaller than the model takes. What is
-                said of a picture names its number and its file.
+            ValueError: if there are no sentences, an item is not a picture or not a sentence, an argument is unknown,
+                the head does not align but an alignment is requested, or a picture is smaller than the model takes.
+                Errors of a picture name its number and its file.
             OSError: if a picture's file cannot be read, or is damaged.
-            ImportError: if a picture is asked for, and matplotlib is not installed.
+            ImportError: if `return_picture` is set and matplotlib is not installed.
         """
         if kwargs.get("text", self._forward_params.get("text")) is None:
             raise ValueError("No sentences given; expected text=…, a sentence or a list of sentences.")
@@ -180,10 +180,10 @@ class ImageTextMatchingPipeline(Pipeline):
         return results
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """Save model and processor, from which `pipeline` makes this pipeline again.
+        """Save model and processor, so that `pipeline` can make this pipeline again.
 
-        `Pipeline.save_pretrained` forgets the processor, and marks the checkpoint such that `pipeline` wants its code
-        trusted even where this package is installed.
+        `Pipeline.save_pretrained` forgets the processor. It also marks the checkpoint in a way that makes `pipeline`
+        ask for trust in its code, even if this package is installed.
         """
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
@@ -191,7 +191,7 @@ class ImageTextMatchingPipeline(Pipeline):
 
 @dataclass
 class _Numbered:
-    """A picture and its place among those of a call."""
+    """A picture and its number among those of a call."""
 
     number: int
     image: Any
@@ -209,7 +209,7 @@ class _NumberedDataset(Dataset):
 
 
 def _as_stored(images):
-    """A data set's column with its pictures as they are stored, since `datasets` gives up where metadata are broken."""
+    """Read a data set's pictures as they are stored, since `datasets` gives up on broken metadata."""
     if not isinstance(images, Column | KeyDataset):
         return images
     of_column = isinstance(images, Column)
@@ -223,12 +223,12 @@ def _as_stored(images):
 
 
 def _is_one(images) -> bool:
-    """Whether something that can be iterated over is meant as one picture, rightly or not, and not as several."""
+    """Tell whether an iterable stands for one picture, valid or not, and not for several."""
     return isinstance(images, str | bytes | Mapping) or hasattr(images, "shape")
 
 
 def _drawn(alignment: WordAlignment, picture: Image.Image) -> Image.Image:
-    from omit_hf.visualization import draw_words  # which needs an extra
+    from omit_hf.visualization import draw_words  # needs an extra
 
     buffer = io.BytesIO()
     draw_words(alignment, picture).savefig(buffer, format="png", dpi=150)

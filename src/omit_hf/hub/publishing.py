@@ -1,4 +1,4 @@
-"""A finished run on the Hub: loaded first, then all of it in one commit, or nothing."""
+"""Publishes a finished run on the Hub: loads it first, then uploads all of it in one commit, or nothing."""
 
 import io
 import json
@@ -36,8 +36,8 @@ from omit_hf.training.recipe import Recipe
 from omit_hf.training.recipe_files import read_recipe_file, recipe_text
 
 SAMPLE_FILE, ALIGNMENT_FILE = "sample.png", "alignment.png"
-# Patterns of what may go to the Hub; whatever else is in a folder (checkpoints, logs, optimiser states) stays there. Of
-# what they match goes what a run writes, by `_written`.
+# Patterns of files that may go to the Hub; all others (checkpoints, logs, optimiser states) stay in the folder. Of the
+# files that match, those go that a run writes; see `_written`.
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json")
 TOKENIZER += ("added_tokens.json", "chat_template.jinja", "vocab.json", "vocab.txt", "merges.txt", "spiece.model")
@@ -55,12 +55,12 @@ OF_A_FILE = r".*\.(jsonl?|ya?ml|txt|[ct]sv|parquet|np[yz]|tar|gz|zip|vec|bin|pt|
 
 @dataclass(frozen=True)
 class Publication:
-    """What would go to the Hub.
+    """The files that go to the Hub.
 
     Args:
-        repo_id: where to, `user/name`.
-        files: name in the repository, and what it is made of: a file of the folder, or bytes.
-        notes: what is left out or different from what one might expect, for whoever publishes.
+        repo_id: the repository, `user/name`.
+        files: names in the repository → their content: a file of the folder, or bytes.
+        notes: what is left out, or differs from what the publisher might expect.
     """
 
     repo_id: str
@@ -79,25 +79,24 @@ class Publication:
 def prepare(
     folder: str | Path, repo_id: str, *, licence: str | None = None, sample: int | None = None, own_card: bool = False
 ) -> Publication:
-    """Load a finished run, make its card and pictures, and list what would go to the Hub. Asks nobody, writes nothing.
+    """Load a finished run, make its card and pictures, and list the files for the Hub. Asks nobody, writes nothing.
 
-    Recipe, metrics and the card that is made of them go without the folders of this machine: of a path, absolute or
-    relative, its last name is left. Of the folder's files go those that a run, or `write_handler`, writes: the others
-    stay, whatever their names.
+    Recipe, metrics and card lose the folders of this machine: only the last name of a path, absolute or relative, is
+    kept. Only files that a run or `write_handler` writes are published; the others stay, whatever their names.
 
     Args:
         folder: the `output_dir` of a training.
-        repo_id: `user/name`.
-        licence: of the weights; see `model_card`.
-        sample: number of the test picture for the card, from 0. By default the first where the pictures are generated
-            here; of other data none, since their licence is not known to allow it.
+        repo_id: the repository, `user/name`.
+        licence: licence of the weights; see `model_card`.
+        sample: number of the test picture for the card, from 0. Default: the first if the pictures are generated here;
+            none for other data, whose licence may not allow it.
         own_card: publish the folder's README.md as it is, without pictures.
 
     Raises:
         FileNotFoundError: if there is no such folder, or a file of a finished run or of its model's code is missing.
-        ValueError: if a file that would go is a symbolic link, the run was not tested, the model or the processor does
-            not load, a weight is no number, the recipe is not that of the metrics, the sample is not there, the card is
-            not fit for the Hub, or `repo_id` is none.
+        ValueError: if a file to publish is a symbolic link, the run was not tested, the model or the processor does not
+            load, a weight is not a number, recipe and metrics differ, the sample does not exist, the card is not fit
+            for the Hub, or `repo_id` is not a valid name.
     """
     folder = Path(folder)
     _check_repo_id(repo_id)
@@ -129,10 +128,10 @@ def prepare(
 
 
 def without_folders(recipe: dict) -> dict:
-    """A recipe's fields with `./name` in the place of paths that end on that name; a default tells nothing, and stays.
+    """Shorten the paths in a recipe's fields to `./name`. Defaults reveal nothing and stay.
 
-    A name of the Hub looks like a path of two names; it is taken for one where neither its field, its ending nor a file
-    of that name says that it is a path.
+    A name of the Hub looks like a path of two names. It counts as a name unless its field, its suffix or an existing
+    file shows that it is a path.
     """
     defaults = {field.name: field.default for field in fields(Recipe)}
     return {
@@ -147,7 +146,7 @@ def _without_folders(value, field: str):
     if isinstance(value, list):
         return [_without_folders(each, field) for each in value]
     if isinstance(value, str) and _is_path(value, field):
-        return f"./{PureWindowsPath(value).name}"  # which knows both kinds of separators
+        return f"./{PureWindowsPath(value).name}"  # knows both kinds of separators
     return value
 
 
@@ -171,23 +170,23 @@ def publish(
     overwrite: bool = False,
     report: Callable[[str], object] = print,
 ) -> CommitInfo:
-    """Put a publication on the Hub in one commit, which holds all of it.
+    """Publish on the Hub, in a single commit.
 
-    A repository that is not there is made. One with the same recipe gets the new files, and loses those of its old ones
-    that a run writes and this one has not. Any other content is replaced only with `overwrite`, or in a pull request.
+    A missing repository is created. A repository with the same recipe gets the new files; files of the old run that are
+    not in the new one are deleted. Any other content is replaced only with `overwrite`, or in a pull request.
 
     Args:
-        publication: from `prepare`.
+        publication: publication from `prepare`.
         private: make a new repository private.
-        create_pr: open a pull request in a repository that is there, instead of changing it.
-        overwrite: replace whatever the repository holds; its history keeps it.
-        report: called with each thing that was done besides the commit.
+        create_pr: open a pull request in an existing repository, instead of changing it.
+        overwrite: replace whatever the repository holds; its history keeps the old content.
+        report: called with a message for everything done besides the commit.
 
     Raises:
         ValueError: if the Hub does not take the card.
         FileExistsError: if the repository holds another model.
         PermissionError: if the token is wrong, missing or not for this repository.
-        OSError: if the Hub cannot be reached, or the upload is interrupted; the message says what is there then.
+        OSError: if the Hub cannot be reached, or the upload is interrupted; the message says what the Hub then holds.
     """
     api, repo_id = HfApi(), publication.repo_id
     for content in publication.files.values():
@@ -219,7 +218,7 @@ def publish(
                 operations,
                 commit_message="Publish an omit-hf model",
                 create_pr=create_pr,
-                parent_commit=info.sha,  # so that what somebody commits meanwhile is not overwritten
+                parent_commit=info.sha,  # protects what somebody else commits meanwhile
             )
     except (OSError, ValueError) as error:
         kind = ValueError if isinstance(error, ValueError) else OSError
@@ -235,7 +234,7 @@ def _check_repo_id(repo_id: str) -> None:
 
 
 def _finished(folder: Path) -> dict:
-    """The metrics of a finished run."""
+    """Read the metrics of a finished run."""
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}; expected the output_dir of a training.")
     missing = [name for name in ("config.json", RECIPE_FILE, METRICS_FILE, CARD_FILE) if not (folder / name).is_file()]
@@ -282,7 +281,7 @@ def _check_links(folder: Path) -> None:
 
 
 def _check_link(file: Path) -> None:
-    """See that a file is in its folder, and not somewhere else on this machine."""
+    """Check that a file is in its folder, and not somewhere else on this machine."""
     if file.is_symlink():
         raise ValueError(
             f"{file} is a symbolic link to {os.readlink(file)}, which is not published; put a copy in its place if it "
@@ -291,7 +290,7 @@ def _check_link(file: Path) -> None:
 
 
 def _written(folder: Path, processor: OmitProcessor) -> tuple[list[str], tuple[str, ...]]:
-    """Names of the files that a run or `write_handler` has written, and what is said of others that look like them."""
+    """List the files that a run or `write_handler` wrote, and notes on others that look like them."""
     names = {"config.json", *needed_code(folder), RECIPE_FILE, METRICS_FILE}
     if (folder / WEIGHTS[2]).is_file():
         weight_map = json.loads((folder / WEIGHTS[2]).read_text(encoding="utf-8"))["weight_map"]
@@ -335,7 +334,7 @@ def _loaded(folder: Path) -> tuple[OmitModel, OmitProcessor]:
 def _pictures(
     recipe: Recipe, model: OmitModel, processor: OmitProcessor, sample: int | None
 ) -> tuple[dict[str, bytes], CardPictures | None, tuple[str, ...]]:
-    """The files of the card's pictures, what the card says of them, and why there are none."""
+    """Make the files of the card's pictures, and what the card says of them; or tell why there are none."""
     generated = known_data(recipe.data, recipe.data_options) is SCENES
     if recipe.takes_regions:
         if sample is not None:
@@ -400,7 +399,7 @@ def _repository(api: HfApi, repo_id: str) -> ModelInfo | None:
 
 
 def _replaced(api: HfApi, info: ModelInfo, publication: Publication, allowed: bool) -> list[str]:
-    """Files of the repository that the commit deletes.
+    """List the files of the repository that the commit deletes.
 
     Raises:
         FileExistsError: if it holds another model, and replacing it is not allowed.
@@ -431,7 +430,7 @@ def _same_recipe(api: HfApi, info: ModelInfo, publication: Publication) -> bool:
 
 @contextmanager
 def _explained(api: HfApi, repo_id: str) -> Iterator[None]:
-    """Turn what the Hub's client raises into what a user can do."""
+    """Turn the errors of the Hub's client into advice for the user."""
     try:
         yield
     except LocalTokenNotFoundError as error:
@@ -466,7 +465,7 @@ def _answered(error: HfHubHTTPError, repo_id: str) -> OSError:
 
 
 def _state(api: HfApi, repo_id: str, before: str | None, create_pr: bool) -> str:
-    """What is on the Hub after an error: the commit may have arrived though its answer did not."""
+    """Find out what the Hub holds after an error: the commit may have arrived though its answer did not."""
     try:
         info = _repository(api, repo_id)
     except (OSError, HTTPError):

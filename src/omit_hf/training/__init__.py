@@ -1,4 +1,4 @@
-"""From a recipe to a trained model."""
+"""Trains a model from a recipe."""
 
 from omit_hf.training.checkpoints import holding_runs, recipe_changes
 from omit_hf.training.loop import train, usable_cores, use_cpu_threads

@@ -1,4 +1,4 @@
-"""From a recipe to a model and its processor."""
+"""Builds a model and its processor from a recipe."""
 
 import transformers
 from datasets import Dataset
@@ -14,14 +14,14 @@ from omit_hf.training.recipe import Recipe
 
 
 def build_model(recipe: Recipe, train: Dataset) -> tuple[OmitModel, OmitProcessor]:
-    """The untrained model of a recipe; backbones that it freezes have no gradient.
+    """Build the untrained model of a recipe. Frozen backbones have no gradient.
 
     Args:
         recipe: names the backbones, or configures them.
-        train: the training split, whose captions make the vocabulary of an `omit_bigru`.
+        train: training split; its captions make the vocabulary of an `omit_bigru`.
 
     Raises:
-        ValueError: if the recipe's configurations or image processor are none, or no word occurs often enough.
+        ValueError: if the recipe's configurations or image processor are invalid, or no word occurs often enough.
         OSError: if a pretrained backbone, its image processor or its tokenizer is not found.
     """
     if recipe.clip_model is not None:
@@ -66,7 +66,7 @@ def use_word_vectors(recipe: Recipe, model: OmitModel, processor: OmitProcessor)
     """Start the word embeddings of an `omit_bigru` from the recipe's file.
 
     Returns:
-        `words`, of the vocabulary, and `found`, of those that the file has.
+        `words`, the size of the vocabulary, and `found`, how many of its words the file has.
     """
     tokenizer = processor.tokenizer
     special = set(tokenizer.all_special_ids)
@@ -78,7 +78,7 @@ def use_word_vectors(recipe: Recipe, model: OmitModel, processor: OmitProcessor)
 
 
 def build_augmentation(recipe: Recipe, train: Dataset, processor: OmitProcessor) -> Augmentation | None:
-    """What the recipe does to training pairs; None for nothing."""
+    """Build the augmentation of training pairs; None if the recipe has none."""
     if not recipe.word_augmentation and recipe.image_crop == 1 and not recipe.image_flip:
         return None
     mask, vocabulary = "", []
@@ -95,7 +95,7 @@ def build_augmentation(recipe: Recipe, train: Dataset, processor: OmitProcessor)
 
 
 def captions_of(split: Dataset):
-    """All captions of a split, one by one."""
+    """Yield all captions of a split."""
     return (caption for captions in split["captions"] for caption in captions)
 
 

@@ -1,4 +1,4 @@
-"""The output folder of a run: its checks, its checkpoints, and its log; nothing in it is ever half-written."""
+"""Checks, checkpoints and log in the output folder of a run; nothing in it is ever half-written."""
 
 import contextlib
 import hashlib
@@ -22,7 +22,7 @@ from omit_hf.writing import check_output_files, names_what_fails, partial_of, re
 METRICS_FILE, CARD_FILE = "metrics.json", "README.md"
 LOG_FILE = "train_log.jsonl"
 CHECKPOINTS, PROGRESS_FILE = "checkpoints", "progress.json"
-# Patterns of all that a run writes; nothing else is ever deleted.
+# Patterns of all files that a run writes; nothing else is ever deleted.
 RUN_NAMES = (RECIPE_FILE, METRICS_FILE, CARD_FILE, LOG_FILE, CHECKPOINTS, "logs", ".*.partial", f"{LOCK_FILE}*")
 RUN_NAMES += ("config.json", "model*.safetensors", "model.safetensors.index.json", "processor_config.json")
 RUN_NAMES += (
@@ -35,10 +35,10 @@ RUN_NAMES += (
     "*_omit.py",
 )
 CHECKPOINT_NAMES = ("step-*", "best-*", ".*.partial")
-# What a run leaves that was killed before it had a recipe: nothing that is worth keeping.
+# A run that was killed before it had a recipe leaves these; none is worth keeping.
 UNBEGUN_NAMES = (CHECKPOINTS, ".*.partial", f"{LOCK_FILE}*")
-# Fields that may change between the parts of an interrupted run, because its result does not depend on them but for the
-# rounding of sums, which cpu_threads and the sizes of evaluation order.
+# Fields that may change when a run is resumed, because its result does not depend on them. Only the rounding of sums
+# does: cpu_threads and the sizes of evaluation set their order.
 FREE_FIELDS = {
     "check_images",
     "num_workers",
@@ -62,17 +62,17 @@ class Progress:
     """How far a run has come.
 
     Args:
-        epoch: the epoch that it is in, from 0.
-        batch: batches of this epoch that are done, on each process.
-        step: optimiser steps made.
+        epoch: current epoch, from 0.
+        batch: finished batches of this epoch, per process.
+        step: finished optimiser steps.
         seconds: training time so far, without evaluation.
-        waiting: of it, the time that the main process waited for data.
-        pairs: that were trained on, on all processes.
-        peak_memory: most bytes that the main process has had in training: of the GPU, or else of the machine.
-        best_rsum, best_epoch, best_step: of the best validation yet.
+        waiting: the part of `seconds` that the main process waited for data.
+        pairs: pairs trained on, over all processes.
+        peak_memory: peak memory of the main process in training, in bytes: on the GPU, or else on the machine.
+        best_rsum, best_epoch, best_step: RSUM, epoch and step of the best validation yet.
         validations: metrics of every validation.
-        num_processes: that the run began with.
-        vocabulary: a digest of the tokenizer's words and their ids.
+        num_processes: number of processes that the run began with.
+        vocabulary: digest of the tokenizer's words and their ids.
     """
 
     epoch: int = 0
@@ -94,7 +94,7 @@ Result = TypeVar("Result")
 
 
 def on_main_process(accelerator: Accelerator, action: Callable[[], Result]) -> Result:
-    """Do something on the main process while the others wait, and give its result to all; what it raises, all raise."""
+    """Act on the main process while the others wait. All get its result, and all raise its errors."""
     result = error = None
     if accelerator.is_main_process:
         try:
@@ -111,14 +111,14 @@ def on_main_process(accelerator: Accelerator, action: Callable[[], Result]) -> R
 
 
 def check_output_dir(recipe: Recipe) -> None:
-    """See whether the output folder can be used; changes nothing.
+    """Check that the output folder can be used; changes nothing.
 
     Raises:
-        FileExistsError: if it is not empty, and neither `resume` nor `overwrite_output_dir` is set; or if it is to be
-            overwritten, and is no run's or holds what no run writes.
-        FileNotFoundError: if a run is to be resumed that never began.
-        PermissionError: if it cannot be written to.
-        ValueError: if a run is to be resumed whose recipe was another one.
+        FileExistsError: if the folder is not empty and neither `resume` nor `overwrite_output_dir` is set; or if it is
+            to be overwritten, but is not a run's folder or holds files that no run writes.
+        FileNotFoundError: if the run to resume never began.
+        PermissionError: if the folder cannot be written to.
+        ValueError: if the run to resume had another recipe.
     """
     folder = Path(recipe.output_dir)
     if folder.exists() and not folder.is_dir():
@@ -151,20 +151,20 @@ def check_output_dir(recipe: Recipe) -> None:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is that of a run; a recipe alone may be somebody's own."""
+    """Tell whether a folder is that of a run; a recipe alone may be somebody's own."""
     checkpoints = folder / CHECKPOINTS
     return (folder / RECIPE_FILE).is_file() and (checkpoints.is_dir() or partial_of(checkpoints).is_dir())
 
 
 def _has_begun(folder: Path) -> bool:
-    """Whether there is more in a folder than a run leaves that was killed before it had a recipe."""
+    """Tell whether a folder holds more than a run leaves that was killed before it had a recipe."""
     if any(not _matches(each, UNBEGUN_NAMES) for each in folder.iterdir()):
         return True
     return (folder / CHECKPOINTS).exists() and any(os.scandir(folder / CHECKPOINTS))
 
 
 def claim_output_dir(recipe: Recipe, lock: FolderLock) -> None:
-    """Check the output folder and, if it is there, take its lock; changes nothing else.
+    """Check the output folder and, if it exists, take its lock; changes nothing else.
 
     Raises:
         BlockingIOError: if another command writes into it.
@@ -180,9 +180,9 @@ def claim_output_dir(recipe: Recipe, lock: FolderLock) -> None:
 
 
 def begin_output_dir(recipe: Recipe) -> None:
-    """Delete the run that is to be overwritten, and make the folder of the new one. Raises as `check_output_dir`.
+    """Delete the run to overwrite, and make the folder of the new one. Raises the errors of `check_output_dir`.
 
-    Wherever it is cut off it can be repeated; and the old recipe, while it is there, begins its run anew.
+    If it is cut off anywhere, it can be repeated. As long as the old recipe is there, its run can begin anew.
     """
     check_output_dir(recipe)  # once more, for what has come into the folder meanwhile
     folder = Path(recipe.output_dir)
@@ -191,7 +191,7 @@ def begin_output_dir(recipe: Recipe) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / METRICS_FILE).unlink(missing_ok=True)
         doomed = partial_of(checkpoints)
-        if checkpoints.is_dir() and any(os.scandir(checkpoints)):  # all of them at once, so that none is half there
+        if checkpoints.is_dir() and any(os.scandir(checkpoints)):  # all at once, so that none is left half
             if doomed.exists():
                 shutil.rmtree(doomed)
             os.replace(checkpoints, doomed)
@@ -223,11 +223,11 @@ def _check_resumed(recipe: Recipe, folder: Path) -> None:
 
 
 def recipe_changes(before: dict, recipe: Recipe) -> list[str]:
-    """What a result depends on and is not as it was: a line a field.
+    """List the changed fields on which a result depends, a line per field.
 
     Args:
         before: fields of an earlier recipe, as in `metrics.json`.
-        recipe: the present one.
+        recipe: the present recipe.
     """
     now = asdict(recipe)
     return [
@@ -242,7 +242,7 @@ def _matches(file: Path, patterns: tuple[str, ...]) -> bool:
 
 
 def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, keep: int) -> None:
-    """Save everything that the run needs to go on from here, under a name that appears when all is written."""
+    """Save everything that the run needs to go on from here; the checkpoint appears when all is written."""
     final = checkpoint_folder(folder, progress)
     partial = partial_of(final)
 
@@ -273,17 +273,17 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, 
 
 
 def record_progress(folder: Path, progress: Progress) -> None:
-    """Put a validation into the checkpoint that was saved before it, and delete what is not needed any more."""
+    """Add a validation to the checkpoint that was saved before it, and delete what is no longer needed."""
     write_atomically(checkpoint_folder(folder, progress) / PROGRESS_FILE, json.dumps(asdict(progress)))
     tidy_output_dir(folder, progress)
 
 
 def tidy_output_dir(folder: Path, progress: Progress | None = None) -> None:
-    """Delete what an interrupted run has left: what is not complete, and models that are not the best any more.
+    """Delete the leftovers of an interrupted run: incomplete files, and models that are no longer the best.
 
     Args:
-        folder: of the run.
-        progress: of its last checkpoint, which knows its best model; None for a run that is complete.
+        folder: folder of the run.
+        progress: progress of its last checkpoint, which knows the best model; None for a complete run.
     """
     best = None if progress is None else best_folder(folder, progress)
     with names_what_fails(folder):
@@ -298,7 +298,7 @@ def tidy_output_dir(folder: Path, progress: Progress | None = None) -> None:
 
 
 def load_last_checkpoint(accelerator: Accelerator, folder: Path, vocabulary: str) -> Progress:
-    """Restore the run's last checkpoint, or begin where there is none yet.
+    """Restore the run's last checkpoint, or begin anew if there is none.
 
     Raises:
         ValueError: if the run had another number of processes or another vocabulary.
@@ -330,27 +330,27 @@ def load_last_checkpoint(accelerator: Accelerator, folder: Path, vocabulary: str
 
 
 def vocabulary_digest(tokenizer) -> str:
-    """A digest of a tokenizer's words and their ids."""
+    """Compute a digest of a tokenizer's words and their ids."""
     return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
 def checkpoints_of(folder: Path) -> list[Path]:
-    """The complete checkpoints of a run, the oldest first."""
+    """List the complete checkpoints of a run, the oldest first."""
     return sorted((folder / CHECKPOINTS).glob("step-*"))
 
 
 def checkpoint_folder(folder: Path, progress: Progress) -> Path:
-    """Where the checkpoint of a step is."""
+    """Return the folder of a step's checkpoint."""
     return folder / CHECKPOINTS / f"step-{progress.step:08d}"
 
 
 def best_folder(folder: Path, progress: Progress) -> Path:
-    """Where the best model yet is."""
+    """Return the folder of the best model yet."""
     return folder / CHECKPOINTS / f"best-{progress.best_step:08d}"
 
 
 def publish_best(folder: Path, best: Path) -> None:
-    """Move the best model's files to the top of the output folder; wherever it is cut off it can be repeated."""
+    """Move the best model's files to the top of the output folder; can be repeated if it is cut off."""
     if best.is_dir():
         with names_what_fails(folder):
             for file in list(best.iterdir()):
@@ -359,9 +359,9 @@ def publish_best(folder: Path, best: Path) -> None:
 
 
 class TrainingLog:
-    """One JSON line a step, written in blocks, each step once and in their order, whatever was interrupted and resumed.
+    """A log with one JSON line per step, written in blocks.
 
-    A step that a resume undoes is not in it.
+    It holds every step once and in order, however often the run was resumed. A step that a resume undoes is removed.
     """
 
     def __init__(self, folder: Path, step: int):
@@ -383,10 +383,10 @@ class TrainingLog:
 
 @contextlib.contextmanager
 def holding_runs(*files: str | Path | None, purpose: str) -> Iterator[None]:
-    """Hold the lock of every run that one of these files lies in, so that no two commands write into it.
+    """Hold the lock of every run that holds one of these files, so that no two commands write into it.
 
     Raises:
-        BlockingIOError: if another command writes into one.
+        BlockingIOError: if another command writes into a run.
         OSError: as `check_output_files`.
     """
     check_output_files(*files)

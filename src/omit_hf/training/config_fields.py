@@ -1,4 +1,4 @@
-"""Fields of a recipe that are fields of `OmitConfig`, where alone their types, defaults and help stand."""
+"""Fields of a recipe that are fields of `OmitConfig`; their types, defaults and help stand only there."""
 
 import inspect
 import re
@@ -11,7 +11,7 @@ TYPES_AND_DEFAULTS = {each.name: (each.type, each.default) for each in fields(Om
 
 
 def option(default, help: str, **of_argparse):
-    """A field of a recipe, which is an option of the command line."""
+    """Declare a field of a recipe, which is an option of the command line too."""
     metadata = {"help": help, **of_argparse}
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
@@ -19,10 +19,10 @@ def option(default, help: str, **of_argparse):
 
 
 class OfConfig:
-    """Stands for a field of `OmitConfig` in the body of a dataclass, and becomes it as soon as the body ends.
+    """A placeholder in the body of a dataclass for a field of `OmitConfig`; it becomes that field as the body ends.
 
     Args:
-        otherwise: what None does, which is then the default.
+        otherwise: tells what None does; None is then the default.
     """
 
     names: list[str] = []  # of all of them
@@ -43,7 +43,7 @@ class OfConfig:
 
 
 def _help() -> dict[str, str]:
-    """What the docstring of `OmitConfig` says of each of its arguments."""
+    """Read the help of every argument from the docstring of `OmitConfig`."""
     arguments = inspect.cleandoc(OmitConfig.__doc__ or "").partition("\nArgs:\n")[2].partition("\n\n")[0]
     entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", arguments, flags=re.MULTILINE)
     texts = {name: " ".join(text.split()) for name, text in entries}

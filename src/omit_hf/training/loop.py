@@ -53,8 +53,8 @@ from omit_hf.writing import write_atomically, write_folder
 def train(recipe: Recipe) -> dict:
     """Train, validate every epoch, test the best model, and leave a folder that `from_pretrained` loads.
 
-    Under `accelerate launch` with several processes each takes its share of every batch, and the negatives come from
-    all of them. Each of them holds the lock of the output folder to its end.
+    Several processes of `accelerate launch` share every batch, and the negatives come from all of them. Every process
+    holds the lock of the output folder until it ends.
 
     Args:
         recipe: the experiment.
@@ -63,12 +63,12 @@ def train(recipe: Recipe) -> dict:
         The content of `metrics.json`.
 
     Raises:
-        ValueError, OSError: for data, a model or an output folder that does not fit the recipe; before any training.
+        ValueError, OSError: if data, model or output folder do not fit the recipe; before any training.
         BlockingIOError: if another command writes into the output folder.
-        OSError: if the disk is full or cannot be written to; resuming goes on from the last checkpoint.
+        OSError: if the disk is full or cannot be written to; a resumed run goes on from the last checkpoint.
         FloatingPointError: if the loss is no longer a number; the last checkpoint is from before.
     """
-    recipe.validate()  # once more, for what was set since it was made
+    recipe.validate()  # again, since fields may have changed after its creation
     if recipe.output_dir is None:
         raise ValueError("output_dir is None; expected a folder for the result.")
     if recipe.tensorboard and not is_tensorboard_available():
@@ -92,7 +92,7 @@ def train(recipe: Recipe) -> dict:
 
 
 def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
-    """What `train` does on each process."""
+    """Do the work of `train` on every process."""
     folder = Path(recipe.output_dir)
     begun, complete = on_main_process(accelerator, lambda: enter(recipe, folder, lock))
     if folder.is_dir():
@@ -111,7 +111,7 @@ def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
     if recipe.word_vectors is not None:
         word_vectors = use_word_vectors(recipe, model, processor)
         accelerator.print("word_vectors: {found} of the vocabulary's {words} words".format(**word_vectors))
-    model.vision_encoder.to(memory_format=torch.channels_last)  # in which convolutions are faster
+    model.vision_encoder.to(memory_format=torch.channels_last)  # makes convolutions faster
     if recipe.cache_states:
         model.to(accelerator.device)
         with accelerator.main_process_first():
@@ -125,7 +125,7 @@ def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
         drop_last=True,
         collate_fn=inputs.pairs,
         num_workers=recipe.num_workers,
-        generator=torch.Generator(),  # of its own, so that starting an epoch draws nothing from the global one
+        generator=torch.Generator(),  # its own, so that starting an epoch draws nothing from the global one
     )
     freeze_unreached(model.cpu(), inputs.pairs(range(2)))
     stages = unfreezing(model, recipe)
@@ -141,7 +141,7 @@ def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
     vocabulary = vocabulary_digest(processor.tokenizer)
     if begun:
         progress = load_last_checkpoint(accelerator, folder, vocabulary)
-    else:  # only now, when nothing is left that the recipe can be wrong about
+    else:  # only now, when the recipe has passed every check
         on_main_process(accelerator, lambda: begin(recipe, folder, lock))
         lock.acquire()
         progress = Progress(num_processes=accelerator.num_processes, vocabulary=vocabulary)
@@ -160,9 +160,9 @@ def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
             accelerator.free_memory()
             model, optimizer, loader = accelerator.prepare(raw, optimizer, loader)
         if inputs.augmentation is not None:
-            inputs.augmentation.epoch = progress.epoch  # before the epoch's worker processes get their copy
+            inputs.augmentation.epoch = progress.epoch  # before the worker processes get their copy
         train_epoch(accelerator, recipe, model, optimizer, loader, progress, log)
-        if progress.batch == 0:  # else it was stopped in mid-epoch, where the checkpoint is there
+        if progress.batch == 0:  # otherwise it stopped in mid-epoch, and the checkpoint exists
             save_checkpoint(accelerator, folder, progress, recipe.keep_checkpoints)
     if progress.epoch < recipe.num_epochs:
         accelerator.print(f"Stopped at step {progress.step} (max_steps); resume goes on from here.")
@@ -208,7 +208,7 @@ def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
 
 
 def enter(recipe: Recipe, folder: Path, lock: FolderLock) -> tuple[bool, dict | None]:
-    """Check and lock the output folder; whether its run is to go on, and the metrics of one that is complete."""
+    """Check and lock the output folder; tell whether its run goes on, and return the metrics of a complete one."""
     claim_output_dir(recipe, lock)
     if not recipe.resume:
         return False, None
@@ -226,7 +226,7 @@ def begin(recipe: Recipe, folder: Path, lock: FolderLock) -> None:
 
 
 def train_epoch(accelerator, recipe, model, optimizer, loader, progress: Progress, log: TrainingLog | None) -> None:
-    """Train to the end of the epoch, from wherever in it the progress says."""
+    """Train from the point that the progress names to the end of the epoch."""
     model.train()
     loader.set_epoch(progress.epoch)
     batches = accelerator.skip_first_batches(loader, progress.batch) if progress.batch else loader
@@ -283,7 +283,7 @@ def train_epoch(accelerator, recipe, model, optimizer, loader, progress: Progres
 
 
 def timed(batches: Iterable, progress: Progress) -> Iterator:
-    """The batches; the time that passes until each is there is added to the progress."""
+    """Yield the batches, and add the time spent waiting for them to the progress."""
     batches = iter(batches)
     while True:
         started = time.perf_counter()
@@ -295,12 +295,12 @@ def timed(batches: Iterable, progress: Progress) -> Iterator:
 
 
 def peak_memory(accelerator: Accelerator) -> int:
-    """Most bytes that the GPU's tensors took in this epoch or, without a GPU, the process since it began."""
+    """Measure peak memory in bytes: of the GPU's tensors in this epoch or, without a GPU, of the process so far."""
     if accelerator.device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset
-    import resource  # which Windows lacks
+    import resource  # Windows lacks it
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
@@ -309,7 +309,7 @@ def peak_memory(accelerator: Accelerator) -> int:
 def validate(accelerator, recipe, model, processor, split, progress: Progress) -> None:
     """Measure retrieval on the validation split, save the model if its RSUM is the best yet, and record it."""
     raw = accelerator.unwrap_model(model)
-    # Each forward pass begins with the first process's batch-norm statistics; since the last one they have moved apart.
+    # A forward pass begins with the first process's batch-norm statistics; since the last one they have moved apart.
     if accelerator.num_processes > 1:
         for buffer in raw.buffers():
             broadcast(buffer)
@@ -338,7 +338,7 @@ def save_model(model: OmitModel, processor: OmitProcessor, folder: Path) -> None
 
 
 def finish(folder: Path, metrics: dict) -> None:
-    """Write the card of the model that was published and, last of all, the metrics: then the run is complete.
+    """Write the card of the best model and, last of all, the metrics, which complete the run.
 
     A model that was not tested has no card.
     """
@@ -353,10 +353,10 @@ def stopped(recipe: Recipe, progress: Progress) -> bool:
 
 
 def use_cpu_threads(accelerator: Accelerator, threads: int) -> None:
-    """`accelerate launch` leaves one thread to a process; on a CPU each gets its share of the cores instead.
+    """Give every process its share of the cores on a CPU; `accelerate launch` leaves it only one thread.
 
     Raises:
-        ValueError: for a number of threads below 0.
+        ValueError: if the number of threads is below 0.
     """
     if threads < 0:
         raise ValueError(f"cpu_threads is {threads}; expected at least 0.")
@@ -365,5 +365,5 @@ def use_cpu_threads(accelerator: Accelerator, threads: int) -> None:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Count the cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -1,4 +1,4 @@
-"""What is optimised, and how fast."""
+"""Chooses the parameters to optimise, and their learning rates."""
 
 import logging
 from collections import defaultdict
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 def freeze_unreached(model: nn.Module, batch: dict[str, torch.Tensor]) -> list[str]:
     """Freeze the parameters that the loss does not reach, such as a backbone's pooler.
 
-    Distributed training would wait for their gradients forever, and weight decay would wear them down.
+    Distributed training would wait for their gradients forever, and weight decay would shrink them.
 
     Returns:
         Their names.
@@ -35,7 +35,7 @@ def freeze_unreached(model: nn.Module, batch: dict[str, torch.Tensor]) -> list[s
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
-    """Groups of trained parameters for AdamW: by learning rate factor, and with or without weight decay."""
+    """Group the trained parameters for AdamW: by learning rate factor, and with or without weight decay."""
     factors = {"vision_encoder.backbone": recipe.vision_lr_factor, "text_encoder.backbone": recipe.text_lr_factor}
     groups = defaultdict(list)
     for name, parameter in model.named_parameters():
@@ -54,11 +54,11 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
 
 
 def backbone_stages(backbone: nn.Module) -> list[list[nn.Parameter]]:
-    """The trained parameters of a backbone by stage, from the first to the last.
+    """List the trained parameters of a backbone by stage, from the first to the last.
 
-    The stages are the entries of its largest `ModuleList`: the stages of a ResNet or Swin, the layers of a ViT. What
-    comes before them, such as patch embeddings, is a stage of its own; what comes after, such as a norm, is of the
-    last.
+    The stages are the entries of its largest `ModuleList`: the stages of a ResNet or Swin, the layers of a ViT.
+    Parameters before them, such as patch embeddings, are a stage of their own; parameters after them, such as a norm,
+    belong to the last stage.
     """
     lists = [(name, part) for name, part in backbone.named_modules() if isinstance(part, nn.ModuleList)]
     if not lists:
@@ -75,10 +75,10 @@ def backbone_stages(backbone: nn.Module) -> list[list[nn.Parameter]]:
 
 
 def unfreezing(model: nn.Module, recipe: Recipe) -> list[tuple[int, list[nn.Parameter]]]:
-    """The stages of the vision backbone that the recipe unfreezes, each with its epoch; others are frozen for good.
+    """List the stages of the vision backbone that the recipe unfreezes, with their epochs; others stay frozen.
 
     Raises:
-        ValueError: if the recipe tells of more stages than there are.
+        ValueError: if the recipe names more stages than there are.
     """
     if not recipe.unfreeze_epochs:
         return []
@@ -97,7 +97,7 @@ def unfreezing(model: nn.Module, recipe: Recipe) -> list[tuple[int, list[nn.Para
 
 
 def unfreeze(stages: list[tuple[int, list[nn.Parameter]]], epoch: int) -> bool:
-    """Let those stages learn whose epoch has come, and no others; tells whether that is a change."""
+    """Unfreeze the stages whose epoch has come, and freeze the others; tell whether that is a change."""
     changed = False
     for start, parameters in stages:
         for parameter in parameters:
@@ -107,12 +107,13 @@ def unfreeze(stages: list[tuple[int, list[nn.Parameter]]], epoch: int) -> bool:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, epoch: int) -> float:
-    """Linear warm-up over the first steps, a lower rate from each of `decay_epochs` on. A function of step and epoch
-    alone, so that there is nothing to save and restore.
+    """Set the learning rate: linear warm-up over the first steps, and a decay at every epoch of `decay_epochs`.
+
+    It depends on step and epoch alone, so there is nothing to save and restore.
 
     Args:
         step: steps made so far.
-        epoch: the epoch of this step, from 0.
+        epoch: epoch of this step, from 0.
 
     Returns:
         The learning rate of a group with factor 1.

@@ -18,8 +18,8 @@ from omit_hf.training.recipe_fields import DataFields, LossFields, ModelFields, 
 
 BACKBONES = ("vision_model", "text_model", "vision_config", "text_config")
 IN_JSON = ("data_options", "vision_config", "text_config", "image_processor")  # on a command line
-# Those whose leading ~ is the home folder. cache_folder and word_vectors keep theirs until they are opened, so that a
-# recipe says the same on every machine.
+# Fields whose leading ~ is the home folder. cache_folder and word_vectors keep theirs until they are opened, so that a
+# recipe reads the same on every machine.
 PATHS = ("data", "data_options", "clip_model", "vision_model", "text_model", "output_dir")
 
 
@@ -41,10 +41,10 @@ class Recipe(RunFields, OptimisationFields, LossFields, ModelFields, DataFields)
         self.validate()
 
     def validate(self) -> None:
-        """See that the fields are right: their types, then group by group, then what concerns several groups.
+        """Check the fields: their types, then group by group, then across groups.
 
         Raises:
-            ValueError: names the first that is not, its value, and what was expected.
+            ValueError: names the first wrong field, its value, and what was expected.
         """
         for name, kind in TYPES.items():
             try:
@@ -63,12 +63,12 @@ class Recipe(RunFields, OptimisationFields, LossFields, ModelFields, DataFields)
         self._check_groups()
 
     def config_values(self) -> dict:
-        """What the recipe says of its `OmitConfig`, but for the two parts of it; None says nothing."""
+        """Collect the fields of `OmitConfig` that the recipe sets, without its two parts; None sets nothing."""
         return {name: getattr(self, name) for name in OfConfig.names if getattr(self, name) is not None}
 
     @property
     def takes_regions(self) -> bool:
-        """Whether the images are precomputed regions."""
+        """Tell whether the images are precomputed regions."""
         return isinstance(self.vision_config, dict) and self.vision_config.get("model_type") == "omit_region"
 
     def _check_data(self) -> None:
@@ -191,7 +191,7 @@ def _object(name: str, text: str) -> dict | None:
 
 
 def _words(kind) -> str:
-    """A type for a message, such as "int or None"."""
+    """Spell out a type for a message, such as "int or None"."""
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
         return " or ".join(map(_words, typing.get_args(kind)))
     if typing.get_origin(kind) is Literal:
@@ -202,7 +202,7 @@ def _words(kind) -> str:
 
 
 def _check_part(name: str, config: dict) -> None:
-    """See that a backbone's configuration has no field but those of its kind; transformers takes any."""
+    """Check that a backbone's configuration has only fields of its kind; transformers takes any."""
     kind = config["model_type"]
     if not isinstance(kind, str) or len(kind) > MAX_SHOWN:
         raise ValueError(f"{name} has model_type {shown(kind)}; expected a name, such as 'resnet'.")

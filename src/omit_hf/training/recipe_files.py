@@ -1,4 +1,4 @@
-"""Recipes from files and command lines, and back into files."""
+"""Reads recipes from files and command lines, and writes them to files."""
 
 import textwrap
 from argparse import Namespace
@@ -23,7 +23,7 @@ RECIPE_FILE = "recipe.yaml"  # beside the model
 
 
 def parse_recipe(arguments: Sequence[str] | None = None, description: str | None = None) -> Recipe:
-    """The recipe of a command line: `[RECIPE.yaml] [--field value …]`. Exits with status 2 on what is wrong with it."""
+    """Parse the recipe of a command line: `[RECIPE.yaml] [--field value …]`. Exits with status 2 if it is wrong."""
     groups = [DataFields, ModelFields, LossFields, OptimisationFields, RunFields]
     parser = CommandParser(groups, description=description, epilog=_heads(), allow_abbrev=False)
     parser.add_argument(
@@ -42,7 +42,7 @@ def parse_recipe(arguments: Sequence[str] | None = None, description: str | None
 
 
 def _heads() -> str:
-    """The heads that --matching chooses from, for the end of the help."""
+    """List the heads that --matching chooses from, for the end of the help."""
     lines = ["heads of --matching:"]
     for name, head in MATCHING.items():
         text = f"{head.title}: {head.summary}" if head.title else head.summary
@@ -51,11 +51,11 @@ def _heads() -> str:
 
 
 def read_recipe_file(file: str | Path) -> dict:
-    """The fields that a recipe file sets.
+    """Read the fields that a recipe file sets.
 
     Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if it is no YAML mapping, or names a field that a recipe does not have.
+        FileNotFoundError: if the file is not there.
+        ValueError: if it is not a YAML mapping, or names a field that a recipe does not have.
     """
     values = read_mapping(file)
     check_fields(str(file), values, TYPES)
@@ -63,11 +63,11 @@ def read_recipe_file(file: str | Path) -> dict:
 
 
 def read_mapping(file: str | Path) -> dict:
-    """What a YAML file maps.
+    """Read the mapping of a YAML file.
 
     Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if it is no YAML mapping, or one that `parse_yaml` does not read.
+        FileNotFoundError: if the file is not there.
+        ValueError: if it is not a YAML mapping, or one that `parse_yaml` does not read.
     """
     file = Path(file)
     if not file.is_file():
@@ -79,16 +79,15 @@ def read_mapping(file: str | Path) -> dict:
 
 
 def recipe_types() -> dict:
-    """The fields of a recipe and their types."""
+    """List the fields of a recipe and their types."""
     return dict(TYPES)
 
 
 def recipe_value(where: str, name: str, value):
-    """The value of a field as YAML reads it, with numbers for fields that are: YAML reads 1 as an integer, and 1e-3 as
-    text.
+    """Convert the value of a field from YAML, which reads 1 as an integer and 1e-3 as text, to the field's type.
 
     Raises:
-        ValueError: if it is no number where one is expected; begins with `where`.
+        ValueError: if a number is expected and the value is not one; the message begins with `where`.
     """
     if TYPES[name] in (int, float) and isinstance(value, int | str) and not isinstance(value, bool):
         try:
@@ -99,12 +98,12 @@ def recipe_value(where: str, name: str, value):
 
 
 def data_of_model(model: str | Path, data: str | None = None, data_options: dict | None = None) -> tuple[str, dict]:
-    """The source and the options of the data to measure a published model on.
+    """Find the source and the options of the data to measure a published model on.
 
     Args:
         model: folder or Hub id.
-        data: any source that training takes; by default what the recipe beside the model says.
-        data_options: of the loader; over those of the recipe, where that gives the data.
+        data: any source that training takes. Default: the data of the recipe beside the model.
+        data_options: options of the loader; they override those of the recipe if the recipe gives the data.
 
     Raises:
         OSError: if there is no recipe beside the model, and no data are given.
@@ -119,10 +118,10 @@ def data_of_model(model: str | Path, data: str | None = None, data_options: dict
 
 
 def load_split(data: str, data_options: dict, split: str) -> Dataset:
-    """One split of a source, checked; the others need not be there.
+    """Load and check one split of a source; the others need not exist.
 
     Raises:
-        ValueError: if there is no such split, or with all that is wrong with it; and what `load_image_text` raises.
+        ValueError: if there is no such split, or something is wrong with it (all is listed); and as `load_image_text`.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}.")
@@ -137,12 +136,12 @@ def write_recipe_file(recipe: Recipe, file: str | Path) -> None:
 
 
 def recipe_text(fields: dict) -> str:
-    """The content of a recipe file."""
+    """Format the content of a recipe file."""
     return yaml.dump(fields, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes a value that occurs twice twice, since aliases are not read."""
+    """A dumper that writes repeated values in full, since aliases are not read."""
 
     def ignore_aliases(self, data) -> bool:
         return True

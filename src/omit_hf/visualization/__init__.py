@@ -1,4 +1,4 @@
-"""Where words are found in pictures, drawn: word by word, as the transport plan, and methods side by side."""
+"""Draws alignments: word by word, as the transport plan, and methods side by side."""
 
 try:
     import matplotlib  # noqa: F401 (of which every module here is made)

@@ -1,4 +1,4 @@
-"""Several methods on one picture and sentence: a row a method, a column a word."""
+"""Draws several methods on one picture and sentence: a row per method, a column per word."""
 
 import math
 from collections.abc import Sequence
@@ -17,18 +17,19 @@ APART = 0.25  # between blocks of words
 def draw_comparison(
     alignments: Sequence[WordAlignment], names: Sequence[str], picture: Image.Image | None = None
 ) -> Figure:
-    """Alignments of one picture and sentence by several methods, side by side.
+    """Draw the alignments of one picture and sentence by several methods, side by side.
 
-    Columns are the words of the first one, in several blocks where they are many. Panels are those of `draw_words`, and
-    all have one scale. Where a method has no such word, as tokenizers may differ, its panel says so.
+    The columns are the words of the first alignment; many words wrap into several blocks. Panels are those of
+    `draw_words` and share one scale. If a method's tokenizer lacks a word, its panel says so.
 
     Args:
-        alignments: from `word_alignment`, at least one.
-        names: what to call them, above their pictures.
-        picture: the one that was aligned; None for an empty frame.
+        alignments: alignments from `word_alignment`, at least one.
+        names: a name per alignment, written above its picture.
+        picture: the picture that was aligned; None for an empty frame.
 
     Raises:
-        ValueError: if there is none, names are not as many, pictures have other sizes, or regions have no boxes.
+        ValueError: if there is no alignment, the number of names differs, pictures have other sizes, or regions have no
+            boxes.
     """
     if not alignments or len(alignments) != len(names):
         raise ValueError(f"There are {len(alignments)} alignments and {len(names)} names; expected as many, from one.")
@@ -64,7 +65,7 @@ def draw_comparison(
 
 
 def _same_words(words: Sequence[str], others: Sequence[str]) -> list[int | None]:
-    """For each word its number among others, in order; None where it is not there."""
+    """Find every word among others, in order: its number there, or None."""
     found: list[int | None] = [None] * len(words)
     matcher = SequenceMatcher(None, *([each.casefold() for each in side] for side in (words, others)), autojunk=False)
     for block in matcher.get_matching_blocks():

@@ -10,10 +10,10 @@ FORMATS = ("png", "svg", "pdf")
 
 
 def check_figure_file(file: str | Path) -> Path:
-    """See that a figure can be written to a file; writes nothing.
+    """Check that a figure can be written to a file; writes nothing.
 
     Raises:
-        ValueError: if its name does not end in a format that is known.
+        ValueError: if its name does not end in a known format.
         FileNotFoundError: if its folder is not there.
         IsADirectoryError: if it is a folder.
         PermissionError: if its folder cannot be written to.
@@ -27,7 +27,7 @@ def check_figure_file(file: str | Path) -> Path:
 
 
 def save_figure(figure: Figure, file: str | Path, dpi: int = 150) -> None:
-    """Write a figure as PNG, SVG or PDF, as the name of the file ends. Raises as `check_figure_file`."""
+    """Write a figure as PNG, SVG or PDF; the file's suffix decides. Raises the errors of `check_figure_file`."""
     file = check_figure_file(file)
     with appears_when_complete(file) as partial:
         figure.savefig(partial, format=file.suffix.lower().removeprefix("."), dpi=dpi)

@@ -1,4 +1,4 @@
-"""Fonts for any script: matplotlib's own, and for what it lacks those that are installed."""
+"""Finds fonts for any script: matplotlib's own, and installed ones for the characters that it lacks."""
 
 import contextlib
 import functools
@@ -8,23 +8,23 @@ import warnings
 from matplotlib import rcParams
 from matplotlib.font_manager import FontProperties, findfont, findSystemFonts, fontManager, get_font
 
-# Fonts of matplotlib that say they have what they have not: boxes for everything, and mathematics in the place of text.
+# Fonts of matplotlib that claim characters which they lack: one draws boxes for everything, others mathematics.
 NO_TEXT = ("Last Resort", "cm")
 CJK = ("CJK", "HANGUL", "HIRAGANA", "KATAKANA", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH", "HALFWIDTH", "KANGXI")
 _told: set[str] = set()  # the scripts that were warned of
 
 
 def families(text: str) -> list[str]:
-    """Names of fonts that together have the characters of a text: matplotlib's default, and as few others as need be.
+    """Find fonts that together have the characters of a text: matplotlib's default, and as few others as possible.
 
-    A font that was installed lately is found, though matplotlib's list of fonts is older. Warns, once a script, of
-    characters that no font has: they are drawn as boxes.
+    Finds newly installed fonts too, even if matplotlib's list of fonts is older. Warns, once per script, of characters
+    that no font has; they are drawn as boxes.
     """
     return list(_families(text, tuple(rcParams["font.family"]), len(fontManager.ttflist)))
 
 
 def font_files(text: str) -> list[str]:
-    """Files of `families`, the one with most of the text's characters first."""
+    """List the files of `families`, the one with most of the text's characters first."""
     return [str(_file(each)) for each in sorted(families(text), key=lambda each: -len(set(text) & _characters(each)))]
 
 
@@ -63,7 +63,7 @@ def _file(family: str):
 
 @functools.cache
 def _add_installed() -> None:
-    """Add the fonts that matplotlib's list, which it keeps between runs, does not know yet."""
+    """Add the fonts that matplotlib's cached list does not know yet."""
     known = {entry.fname for entry in fontManager.ttflist}
     for file in sorted(set(findSystemFonts()) - known):
         with contextlib.suppress(Exception):  # FreeType raises several kinds for a file that it does not read
@@ -87,7 +87,7 @@ def _warn(missing: set[str]) -> None:
 
 
 def _script(character: str) -> str:
-    """As the name of a character begins: Tamil, CJK, …"""
+    """Return the first word of a character's name: Tamil, CJK, …"""
     if unicodedata.category(character).startswith("S") or 0xFE00 <= ord(character) <= 0xFE0F:
         return "symbols"
     name = unicodedata.name(character, "unassigned").split()[0]

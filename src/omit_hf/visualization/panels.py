@@ -1,8 +1,8 @@
-"""What every drawing is made of: a picture, a word over it, a heat map, and axes and labels that have their place.
+"""The parts of every drawing: a picture, a word over it, a heat map, and axes and labels at fixed places.
 
-Lengths are inches, so that nothing overlaps whatever the picture's shape or a caption's length. More mass is darker, on
-a paler picture: viridis, which also colour-blind eyes tell apart, falls from light to dark, so that a grey print shows
-the same.
+Lengths are in inches, so that nothing overlaps, whatever the picture's shape or the caption's length. More mass is
+darker, on a paler picture. The colours are viridis: colour-blind eyes tell them apart, and they fall from light to
+dark, so that a grey print shows the same.
 """
 
 import numpy as np
@@ -34,10 +34,10 @@ FAINTEST = 0.05  # share of a word's mass, below which a box is not drawn
 
 
 def shown_picture(picture: Image.Image | None, alignment: WordAlignment) -> Image.Image | None:
-    """The picture that was aligned, no larger than it can be seen.
+    """Shrink the aligned picture to the size at which it is shown.
 
     Raises:
-        ValueError: if it has another size than that one.
+        ValueError: if its size is not that of the alignment.
     """
     if picture is None:
         return None
@@ -53,13 +53,13 @@ def shown_picture(picture: Image.Image | None, alignment: WordAlignment) -> Imag
 
 
 def panel_size(alignment: WordAlignment) -> tuple[float, float]:
-    """Width and height of a panel; of very tall or wide pictures too there is room for a title."""
+    """Compute width and height of a panel; very tall or wide pictures leave room for a title too."""
     ratio = min(4.0, max(0.4, alignment.width / alignment.height))
     return PANEL * ratio**0.5, PANEL / ratio**0.5
 
 
 def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes of some size at a distance from the figure's top left corner."""
+    """Add axes of some size at a distance from the figure's top left corner."""
     across, down = figure.get_size_inches()
     axis = figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
     axis.set_axis_off()
@@ -67,7 +67,7 @@ def place(figure: Figure, left: float, top: float, width: float, height: float) 
 
 
 def fitted(text: str, width: float, size: float = FONT, ending: str = "") -> tuple[str, float]:
-    """A text with its ending and their font size, smaller, or the text cut, where they would be wider than allowed."""
+    """Fit a text and its ending into a width, in a smaller font or with the text cut; also returns the font size."""
     points, whole = 72 * width, text + ending
     size = max(SMALLEST_FONT, min(size, size * points / max(1e-6, _text_width(whole, size))))
     while _text_width(whole, size) > 1.001 * points and len(text) > 1:
@@ -77,25 +77,25 @@ def fitted(text: str, width: float, size: float = FONT, ending: str = "") -> tup
 
 
 def _text_width(text: str, size: float) -> float:
-    """In points. A dollar is a dollar."""
+    """Measure the width of a text in points; a dollar sign is no mathematics."""
     font = FontProperties(family=families(text), size=size)
     return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]
 
 
 def write(axis: Axes, text: str, width: float, color: str = "black", ending: str = "") -> None:
-    """The title of some axes, no wider than allowed."""
+    """Write the title of some axes, no wider than allowed."""
     text, size = fitted(text, width, ending=ending)
     axis.set_title(text, fontsize=size, fontfamily=families(text), color=color, pad=4, parse_math=False)
 
 
 def heat_map(axis: Axes, values: np.ndarray, extent: tuple | None = None) -> None:
-    """Cells from 0, which are transparent, to 1, the darkest."""
+    """Draw cells with values from 0 (transparent) to 1 (darkest)."""
     opacity = OPACITY * np.sqrt(values)
     axis.imshow(values, extent=extent, cmap=COLOURS, vmin=0, vmax=1, alpha=opacity, interpolation="nearest")
 
 
 def colour_scale(figure: Figure, top: float, highest: float, label: str) -> None:
-    """A strip of the heat map's colours at the left, with what the darkest one stands for."""
+    """Draw a strip of the heat map's colours at the left, with the value of the darkest."""
     axis = place(figure, GAP, top, SCALE_WIDTH, 0.1)
     axis.set_axis_on()
     heat_map(axis, np.linspace(0, 1, 256)[None], (0, highest, 0, 1))
@@ -113,7 +113,7 @@ def colour_scale(figure: Figure, top: float, highest: float, label: str) -> None
 def picture_panel(
     axis: Axes, picture: Image.Image | None, alignment: WordAlignment, title: str, width: float, ending: str = ""
 ) -> None:
-    """The picture as it is; regions are outlined."""
+    """Draw the picture as it is, with its regions outlined."""
     _frame(axis, alignment)
     if picture is None:
         axis.add_patch(_outline((0, 0, alignment.width, alignment.height), facecolor="0.95", edgecolor="0.6"))
@@ -133,13 +133,13 @@ def word_panel(
     highest: float,
     size: tuple[float, float],
 ) -> None:
-    """Where a word's mass comes from, darker for more, and under it a bar: how much of it does at all.
+    """Draw where a word's mass comes from, darker for more, and a bar for the share that comes from fragments.
 
     Args:
         picture: drawn pale; None for an empty frame.
-        word: its number.
-        highest: the share of a word's mass that is the darkest.
-        size: of the axes.
+        word: number of the word.
+        highest: share of a word's mass that gets the darkest colour.
+        size: size of the axes.
     """
     _frame(axis, alignment)
     extent = (0, alignment.width, alignment.height, 0)

@@ -1,4 +1,4 @@
-"""The transport plan itself, with both dustbins and the marginals."""
+"""Draws the transport plan, with both dustbins and the marginals."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,20 +19,19 @@ SMALLEST_NUMBER = 0.07  # share of it, below which there are none
 
 
 def draw_plan(alignment: WordAlignment, picture: Image.Image | None = None, fragments: int = 12) -> Figure:
-    """The plan as a matrix, a column a word and a row an image fragment, in per cent of the whole mass.
+    """Draw the plan as a matrix: a column per word, a row per image fragment, in per cent of the whole mass.
 
-    The dustbins are the first row and the first column, set apart. Of many fragments those are shown that give the
-    greatest share of some word's mass, ordered by that word, and the others are added up in the last row. Bars tell
-    the mass of every row and column, and ticks on them the marginals: columns hold theirs exactly, rows in the limit
-    of many iterations.
+    The dustbins are the first row and the first column, set apart. Shows the fragments that give most to some word,
+    ordered by that word; the last row sums the rest. Bars show the mass of every row and column, and ticks on them the
+    marginals: columns hold theirs exactly, rows in the limit of many iterations.
 
     Args:
-        alignment: from `word_alignment`, by a head that transports.
-        picture: the one that was aligned, for a glimpse of each fragment beside its row.
-        fragments: rows, at least one.
+        alignment: alignment from `word_alignment`, by a head with a plan.
+        picture: the picture that was aligned; adds a thumbnail of the fragment beside its row.
+        fragments: number of fragments to show, at least one.
 
     Raises:
-        ValueError: if the head does not transport, `fragments` is below 1, or the picture has another size.
+        ValueError: if the head has no plan, `fragments` is below 1, or the picture has another size.
     """
     if alignment.plan is None:
         raise ValueError(
@@ -92,15 +91,15 @@ def draw_plan(alignment: WordAlignment, picture: Image.Image | None = None, frag
 
 
 def chosen_fragments(mass: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The fragments to show, and the others.
+    """Choose the fragments to show.
 
     Args:
-        mass: share of each word's mass that comes from each fragment, [K, L].
-        count: how many to show. One more is shown where it would be the only other.
+        mass: share of a word's mass that comes from a fragment, [K, L].
+        count: how many to show. If a single fragment would be left over, it is shown too.
 
     Returns:
-        Those that give the greatest share of some word's mass, ordered by that word and then by the share; the others,
-        in their order.
+        The fragments that give the greatest share of some word's mass, ordered by that word and then by the share; and
+        the others, in their order.
     """
     if len(mass) <= count + 1:
         count = len(mass)
@@ -125,7 +124,7 @@ def _fragment_name(alignment: WordAlignment, fragment: int) -> str:
 
 
 def _cells(axis: Axes, cells: np.ndarray, highest: float, summed: bool) -> None:
-    """Cells of the matrix, with their mass in per cent where there is any to speak of; sums without the colours."""
+    """Draw cells of the matrix, with their mass in per cent unless it is small; sums have no colour."""
     rows, columns = cells.shape
     digits = 1 if highest >= 0.02 else 2
     if not summed:
@@ -165,7 +164,7 @@ def _row_names(figure: Figure, block: Block, top: float) -> None:
 
 
 def _thumbnails(figure: Figure, block: Block, top: float, picture: Image.Image, alignment: WordAlignment) -> None:
-    """A glimpse of the picture at the fragments of a block, where it has single ones."""
+    """Draw thumbnails of a block's single fragments."""
     places, dustbins = alignment.places(), int(alignment.has_dustbins)
     for row, (_, numbers) in enumerate(block):
         if len(numbers) > 1 or numbers[0] < dustbins:
@@ -178,7 +177,8 @@ def _thumbnails(figure: Figure, block: Block, top: float, picture: Image.Image, 
 
 
 def _bars(axis: Axes, masses, marginals, most: float, upright: bool = False) -> None:
-    """Bars of masses with their numbers in per cent, and ticks at the marginals; of sums, which have more, numbers."""
+    """Draw bars of masses with numbers in per cent and ticks at the marginals; sums are too large and get only
+    numbers."""
     count = len(masses)
     axis.set_xlim((0, count) if upright else (0, 1))
     axis.set_ylim((1, 0) if upright else (count, 0))

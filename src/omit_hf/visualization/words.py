@@ -1,4 +1,4 @@
-"""A sentence over a picture: a panel a word."""
+"""Draws a sentence over a picture: a panel per word."""
 
 import math
 
@@ -25,13 +25,13 @@ SCALE = "of a word's mass"
 
 
 def explain(model, processor, picture=None, sentence: str = "", **options) -> Figure:
-    """Draw where a model moves the mass of each word of a sentence: `draw_words` of `word_alignment`.
+    """Draw where the words of a sentence get their mass from: `draw_words` of `word_alignment`.
 
     Args:
         model: `OmitModel` with a head that aligns words with fragments.
         processor: its `OmitProcessor`.
-        picture: a PIL image; None, where the model takes regions and there is none.
-        sentence: a caption.
+        picture: a PIL image; None if the model takes regions and there is no picture.
+        sentence: the text to align.
         options: `regions`, `boxes` and `matching`; see `word_alignment`.
 
     Raises:
@@ -41,19 +41,19 @@ def explain(model, processor, picture=None, sentence: str = "", **options) -> Fi
 
 
 def draw_words(alignment: WordAlignment, picture: Image.Image | None = None) -> Figure:
-    """The picture, then a panel a word: dark where the fragments are that the word's mass comes from.
+    """Draw the picture, then a panel per word: fragments that give the word more mass are darker.
 
-    Cells are a heat map; of regions the best three are drawn as boxes, bolder for more mass, with the share of the
-    best. All panels have one scale, so a word without a counterpart stays pale. The bar under a panel, and the number,
-    tell how much of the word's mass comes from fragments; the rest comes from the image's dustbin. The title of a word
-    is grey where that is the greater part. Heads that do not transport have neither bar nor number.
+    Cells are a heat map. Of regions the best three are drawn as boxes, bolder for more mass, with the share of the
+    best. All panels share one scale, so a word without a counterpart stays pale. The bar and the number under a panel
+    show how much of the word's mass comes from fragments; the rest comes from the image's dustbin. A word's title is
+    grey if the dustbin gives more than half. Heads without a plan have neither bar nor number.
 
     Args:
-        alignment: from `word_alignment`.
-        picture: the one that was aligned; None for an empty frame.
+        alignment: alignment from `word_alignment`.
+        picture: the picture that was aligned; None for an empty frame.
 
     Raises:
-        ValueError: for regions without boxes, or a picture of another size.
+        ValueError: if regions have no boxes, or the picture has another size.
     """
     picture = shown_picture(picture, alignment)
     width, height = size = panel_size(alignment)

@@ -1,1 +1,1 @@
-"""The loaders, one a file: from a source of images and captions to the schema of `omit_hf.data`."""
+"""The loaders, one per file; they read a source of images and captions into the schema of `omit_hf.data`."""

@@ -1,4 +1,4 @@
-"""Protocols of the literature: what is measured of a similarity, on which data."""
+"""Protocols of the literature: which metrics they measure, on which data."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -34,16 +34,16 @@ PROTOCOLS = ("flickr30k_1k", "coco_5k", "coco_1k", "cxc", "eccv", "exhaustive")
 def prepare(
     protocol: str, pairs: SplitPairs, annotations: str | Path | None = None, tasks: Sequence[str] = TASKS
 ) -> Callable[..., ProtocolResult]:
-    """A protocol on some pairs, after every check that needs no similarity: so that nothing is scored in vain.
+    """Prepare a protocol for some pairs. Makes every check that needs no similarity, so that nothing is scored in vain.
 
     Args:
         protocol: one of `PROTOCOLS`.
         pairs: images and captions of the split.
         annotations: folder of `dataset_coco.json` (`cxc`, `eccv`) and of the files of Crisscrossed Captions (`cxc`).
-        tasks: of `cxc`.
+        tasks: tasks of `cxc`.
 
     Returns:
-        A function of the similarity [N_i, N_t]; that of `cxc` takes `image_similarity` and `text_similarity` too.
+        A function of the similarity [N_i, N_t]; for `cxc` it takes `image_similarity` and `text_similarity` too.
 
     Raises:
         FileNotFoundError: if an annotation file is missing.

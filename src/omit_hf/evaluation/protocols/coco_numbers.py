@@ -1,4 +1,4 @@
-"""COCO's own numbers of the images and captions of a split, by which annotations made later name them."""
+"""COCO's own numbers of the images and captions of a split; later annotations name them by these."""
 
 import re
 from collections import defaultdict
@@ -18,15 +18,15 @@ KARPATHY_FILE = "dataset_coco.json"
 
 @dataclass(frozen=True)
 class CocoNumbers:
-    """Which rows and columns of a similarity are which of COCO's test split.
+    """COCO's numbers for the rows and columns of a similarity on its test split.
 
     Args:
-        images: COCO's number of each image (row), int64 [N_i].
-        captions: COCO's number of each caption that counts, int64 [N_c]: the first five of an image.
-        columns: the similarity's column of each of these, int64 [N_c].
-        caption_image_index: the image (row) of each of these, int64 [N_c].
+        images: COCO's number of every image (row), int64 [N_i].
+        captions: COCO's number of every caption that counts, int64 [N_c]: the first five of an image.
+        columns: the similarity's column of every caption that counts, int64 [N_c].
+        caption_image_index: the image (row) of every caption that counts, int64 [N_c].
         surplus: numbers of the captions of these images that do not count.
-        width: N_t, the columns of the similarity.
+        width: N_t, the number of columns of the similarity.
     """
 
     images: np.ndarray
@@ -37,7 +37,7 @@ class CocoNumbers:
     width: int
 
     def of_similarity(self, similarity) -> np.ndarray:
-        """The columns that count of a similarity [N_i, N_t], as [N_i, N_c].
+        """Select the columns that count of a similarity [N_i, N_t], as [N_i, N_c].
 
         Raises:
             ValueError: if it has another shape or holds NaN.
@@ -45,7 +45,7 @@ class CocoNumbers:
         return self._counted(checked_shape("similarity", similarity, (len(self.images), self.width)))
 
     def of_text_similarity(self, similarity) -> np.ndarray:
-        """The rows and columns that count of a similarity of captions [N_t, N_t], as [N_c, N_c]; raises likewise."""
+        """Select the rows and columns that count of a similarity of captions [N_t, N_t], as [N_c, N_c]; same errors."""
         similarity = checked_shape("text_similarity", similarity, (self.width, self.width))
         return self._counted(self._counted(similarity).T).T
 
@@ -62,9 +62,9 @@ def coco_numbers(pairs: SplitPairs, karpathy: str | Path) -> CocoNumbers:
 
     Raises:
         FileNotFoundError: if the JSON is not there.
-        DataError: with every image of the split that is none of the JSON's test split, and every image or caption of
-            that which the split lacks.
-        ValueError: if it is no such JSON.
+        DataError: lists every image of the split that is not in the JSON's test split, and every image or caption of
+            the JSON's test split that the split lacks.
+        ValueError: if the file is not such a JSON.
     """
     known = _read_test_split(karpathy)
     problems, images, captions, columns, index, surplus = [], [], [], [], [], set()
@@ -102,7 +102,7 @@ def coco_numbers(pairs: SplitPairs, karpathy: str | Path) -> CocoNumbers:
 
 
 def checked_shape(name: str, similarity, shape: tuple[int, int]) -> np.ndarray:
-    """A similarity as an array.
+    """Convert a similarity to an array.
 
     Raises:
         ValueError: if it is None, has another shape or holds NaN.
@@ -116,13 +116,13 @@ def checked_shape(name: str, similarity, shape: tuple[int, int]) -> np.ndarray:
 
 
 def image_number(name: str) -> int | None:
-    """COCO's number of an image, from its file's name (`COCO_val2014_000000391895.jpg`) or itself; None for others."""
+    """Read COCO's number of an image from a file name (`COCO_val2014_000000391895.jpg`) or number; None for others."""
     found = re.search(r"(\d+)(\.[A-Za-z]+)?$", name)
     return int(found.group(1)) if found else None
 
 
 def _read_test_split(karpathy: str | Path) -> dict[int, list[tuple[int, str]]]:
-    """The sentences, with their numbers, of each test image."""
+    """Read the captions of every test image, with their numbers."""
     known = {}
     for number, entry in enumerate(read_karpathy(karpathy)):
         try:

@@ -1,4 +1,4 @@
-"""Crisscrossed Captions: what people rated alike in COCO's test split, also within one modality."""
+"""Crisscrossed Captions: pairs of COCO's test split that people rated as alike, also within one modality."""
 
 import csv
 import io
@@ -31,17 +31,17 @@ Pairs = tuple[np.ndarray, np.ndarray]
 def cxc(
     similarity, positives: dict[str, Pairs], numbers: CocoNumbers, image_similarity=None, text_similarity=None
 ) -> ProtocolResult:
-    """Recall of the pairs that people rated as alike.
+    """Measure the recall of pairs that people rated as alike.
 
     A query counts if it has a positive; the candidates are all images or captions but the query itself. R@K is the
     share of queries with a positive among the best K.
 
     Args:
-        similarity: of images and captions, [N_i, N_t].
-        positives: what `read_cxc` gives, by task; the tasks that are measured.
-        numbers: of the images and captions.
-        image_similarity: of images among each other, queries × candidates, [N_i, N_i]; for `i2i`.
-        text_similarity: of captions among each other, [N_t, N_t]; for `t2t`.
+        similarity: similarity of images and captions, [N_i, N_t].
+        positives: positive pairs by task, from `read_cxc`; these tasks are measured.
+        numbers: COCO's numbers of the images and captions.
+        image_similarity: similarity of images with images, queries × candidates, [N_i, N_i]; for `i2i`.
+        text_similarity: similarity of captions with captions, [N_t, N_t]; for `t2t`.
 
     Returns:
         `i2t_r1`, `i2t_r5`, `i2t_r10`, `i2t_medr`, `i2t_meanr`, and the same for the other tasks.
@@ -66,24 +66,24 @@ def cxc(
 
 
 def read_cxc(folder: str | Path, numbers: CocoNumbers, tasks: Sequence[str] = TASKS) -> dict[str, Pairs]:
-    """The positive pairs of Crisscrossed Captions, as the rows and columns of a similarity of each task.
+    """Read the positive pairs of Crisscrossed Captions, as rows and columns of the similarity of every task.
 
-    Positive is a pair with a score of at least the file's threshold (the highest, if it was rated more than once; pairs
-    within a modality count both ways), and a pair of COCO's own that nobody rated: a caption with its image, two
-    captions of one image. COCO's own pairs of a lower score are not.
+    A pair is positive if its score reaches the file's threshold. If it was rated more than once, its highest score
+    counts; pairs within a modality count both ways. COCO's own pairs (a caption with its image, two captions of one
+    image) are positive if nobody rated them, and not if they were rated lower.
 
     Args:
-        folder: with `sits_test.csv` (`i2t`, `t2i`), `sis_test.csv` (`i2i`) and `sts_test.csv` (`t2t`), as published at
-            https://github.com/google-research-datasets/Crisscrossed-Captions.
-        numbers: of the images and captions of the similarity. Surplus captions are left out.
+        folder: folder of `sits_test.csv` (`i2t`, `t2i`), `sis_test.csv` (`i2i`) and `sts_test.csv` (`t2t`), published
+            at https://github.com/google-research-datasets/Crisscrossed-Captions.
+        numbers: COCO's numbers of the similarity's images and captions. Surplus captions are left out.
         tasks: some of `i2t`, `t2i`, `i2i`, `t2t`.
 
     Returns:
-        By task: rows (queries) and columns (candidates), int64 [number of pairs] each.
+        By task: rows (queries) and columns (candidates), both int64 [number of pairs].
 
     Raises:
         FileNotFoundError: if a file that a task needs is missing.
-        DataError: with every line that names an unknown image or caption, or has no score from 0 to 5.
+        DataError: lists every line that names an unknown image or caption, or has no score from 0 to 5.
         ValueError: if a task is unknown, or a file has other columns.
     """
     check_files(folder, tasks)
@@ -113,11 +113,11 @@ def read_cxc(folder: str | Path, numbers: CocoNumbers, tasks: Sequence[str] = TA
 
 
 def check_files(folder: str | Path, tasks: Sequence[str]) -> None:
-    """See whether a folder has the files of some tasks.
+    """Check that a folder has the files of some tasks.
 
     Raises:
-        FileNotFoundError: that names every file that is missing.
-        ValueError: if a task is unknown, or there is none.
+        FileNotFoundError: names every file that is missing.
+        ValueError: if a task is unknown, or none is given.
     """
     if not tasks or not set(tasks) <= set(TASKS):
         raise ValueError(f"tasks is {list(tasks)}; expected some of {', '.join(TASKS)}.")
@@ -129,7 +129,7 @@ def check_files(folder: str | Path, tasks: Sequence[str]) -> None:
 
 
 def _read(file: Path, places: tuple[Callable, Callable], own: list[tuple[int, int]], both_ways: bool = False) -> Pairs:
-    """The positive pairs of a file, and those of `own` that it does not rate."""
+    """Read the positive pairs of a file, and add those of `own` that it does not rate."""
     columns, least = FILES[file.name]
     scores, problems = {}, []
     try:

@@ -15,15 +15,15 @@ GroundTruth = dict[str, dict[int, list[int]]]
 
 
 def eccv(similarity, truth: GroundTruth, numbers: CocoNumbers) -> ProtocolResult:
-    """mAP@R, R-precision and R@1 of the 1 261 images and 1 332 captions whose true pairs ECCV Caption knows.
+    """Measure mAP@R, R-precision and R@1 of the 1 261 images and 1 332 captions whose true pairs ECCV Caption knows.
 
-    The candidates are all 25 000 captions and 5 000 images. Two of the true captions are none of these (eccv_caption
+    The candidates are all 25 000 captions and 5 000 images. Two of the true captions are not among these (eccv_caption
     0.1.0); as in the package, they count in R and are never found.
 
     Args:
         similarity: [N_i, N_t].
-        truth: what `read_eccv` gives.
-        numbers: of the images and captions.
+        truth: true pairs, from `read_eccv`.
+        numbers: COCO's numbers of the images and captions.
 
     Returns:
         `i2t_map_at_r`, `i2t_r_precision`, `i2t_r1`, and the same for `t2i`, in percent.
@@ -52,10 +52,10 @@ def eccv(similarity, truth: GroundTruth, numbers: CocoNumbers) -> ProtocolResult
 
 
 def read_eccv(numbers: CocoNumbers) -> GroundTruth:
-    """The true pairs, which the package `eccv_caption` holds; nothing is downloaded.
+    """Read the true pairs from the package `eccv_caption`; nothing is downloaded.
 
     Args:
-        numbers: of the images and captions that are scored.
+        numbers: COCO's numbers of the images and captions that are scored.
 
     Returns:
         `i2t`: captions true of an image, by COCO's numbers; `t2i`: images that a caption is true of.

@@ -1,4 +1,4 @@
-"""Retrieval where every true pair is known, as on Scenes."""
+"""Retrieval on data of which every true pair is known, such as Scenes."""
 
 import numpy as np
 
@@ -15,12 +15,12 @@ ALL_PAIRS = "all true pairs, annotated or not"
 
 
 def exhaustive(similarity, relevant, source: str = "") -> ProtocolResult:
-    """mAP@R and R-precision over all true pairs; mAP and recall with each of them as a positive.
+    """Measure mAP@R, R-precision, mAP and recall, with every true pair as a positive.
 
     Args:
         similarity: [N_i, N_t].
         relevant: true where a caption is true of an image, bool [N_i, N_t].
-        source: the data's name.
+        source: name of the data.
 
     Raises:
         ValueError: as `precision_at_r`.

@@ -13,30 +13,30 @@ COCO_1K = "COCO, mean over five folds of 1 000 images and 5 000 captions of Karp
 
 
 def flickr30k_1k(similarity, caption_image_index) -> ProtocolResult:
-    """Retrieval among the 1 000 images and 5 000 captions of Flickr30K's test split.
+    """Measure retrieval among the 1 000 images and 5 000 captions of Flickr30K's test split.
 
     Args:
         similarity: [1000, 5000].
-        caption_image_index: the image of each caption, integers [5000].
+        caption_image_index: the image of every caption, integers [5000].
 
     Raises:
-        ValueError: for any other number of images or of captions of one, and as `retrieval_metrics`.
+        ValueError: if the number of images, or of captions of an image, is another; and as `retrieval_metrics`.
     """
     check_flickr30k(caption_image_index)
     return ProtocolResult("flickr30k_1k", FLICKR30K, retrieval_metrics(similarity, caption_image_index))
 
 
 def coco_5k(similarity, caption_image_index) -> ProtocolResult:
-    """Retrieval among the 5 000 images of COCO's test split and the first five captions of each.
+    """Measure retrieval among the 5 000 images of COCO's test split and their first five captions.
 
-    Some images have more, which the literature leaves out.
+    Some images have more captions; the literature leaves these out.
 
     Args:
         similarity: [5000, N_t].
-        caption_image_index: the image of each caption, integers [N_t].
+        caption_image_index: the image of every caption, integers [N_t].
 
     Raises:
-        ValueError: for another number of images, or fewer captions of one, and as `retrieval_metrics`.
+        ValueError: if the number of images is another, or an image has fewer captions; and as `retrieval_metrics`.
     """
     columns = coco_captions(caption_image_index)
     similarity, index = _columns(similarity, caption_image_index, columns)
@@ -44,11 +44,11 @@ def coco_5k(similarity, caption_image_index) -> ProtocolResult:
 
 
 def coco_1k(similarity, caption_image_index) -> ProtocolResult:
-    """Mean retrieval over five contiguous folds of COCO's test split, in its order; each has its own images alone.
+    """Average retrieval over five contiguous folds of COCO's test split. A fold holds only its own images and captions.
 
     Args:
         similarity: [5000, N_t], in the order of Karpathy's JSON.
-        caption_image_index: the image of each caption, integers [N_t].
+        caption_image_index: the image of every caption, integers [N_t].
 
     Raises:
         ValueError: as `coco_5k`.
@@ -74,10 +74,10 @@ def check_flickr30k(caption_image_index) -> None:
 
 
 def coco_captions(caption_image_index) -> np.ndarray:
-    """The captions that count in COCO's test split: the first five of each image, in their order.
+    """Select the captions that count in COCO's test split: the first five of every image, in their order.
 
     Raises:
-        ValueError: unless there are 5 000 images, of five captions at least.
+        ValueError: unless there are 5 000 images with at least five captions.
     """
     index = np.asarray(caption_image_index)
     counts = np.bincount(index)

@@ -1,4 +1,4 @@
-"""What every protocol gives."""
+"""The result of a protocol."""
 
 from dataclasses import dataclass, field
 
@@ -12,10 +12,10 @@ class ProtocolResult:
     """Figures of one protocol.
 
     Args:
-        name: of the protocol, as `--protocol` takes it.
-        dataset: what was measured on, in words.
+        name: name of the protocol, as `--protocol` takes it.
+        dataset: the data, in words.
         metrics: names → values; recalls and precisions are in percent.
-        folds: the metrics of each part of the data of which `metrics` are the mean; empty where there is one part.
+        folds: metrics of every fold; `metrics` is their mean. Empty without folds.
     """
 
     name: str
@@ -25,12 +25,12 @@ class ProtocolResult:
 
     @classmethod
     def mean_of(cls, name: str, dataset: str, folds: list[dict[str, float]]) -> "ProtocolResult":
-        """The mean of every metric over some folds."""
+        """Average every metric over some folds."""
         metrics = {metric: float(np.mean([fold[metric] for fold in folds])) for metric in folds[0]}
         return cls(name, dataset, metrics, folds)
 
     def markdown(self) -> str:
-        """A heading, a table of the metrics, and one of the recalls of each fold."""
+        """Format a heading, a table of the metrics, and a table of the recalls of every fold."""
         parts = [f"### {self.name}", f"{self.dataset}.", metrics_table(self.metrics)]
         if self.folds:
             names = [f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)]

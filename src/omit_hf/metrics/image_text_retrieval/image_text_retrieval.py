@@ -11,7 +11,7 @@ class ImageTextRetrieval(evaluate.Metric):
     """Recall@K, ranks and RSUM of image-text retrieval in both directions; see `omit_hf.retrieval_metrics`.
 
     A prediction is an image's similarity to every caption; a reference lists the numbers of that image's captions.
-    `relevant` lists all captions that are true of each image, and adds mAP, mAP@R and R-precision.
+    `relevant` lists all captions that are true of an image, and adds mAP, mAP@R and R-precision.
 
     Example:
         >>> import evaluate
