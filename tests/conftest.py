@@ -99,3 +99,13 @@ def own_cache(tmp_path, monkeypatch):
     AcceleratorState._reset_state(True)
     yield
     AcceleratorState._reset_state(True)
+
+
+@pytest.fixture(autouse=True)
+def lasting_length(request):
+    """`fit_tokenizer` cuts a tokenizer to a model's positions; the one that tests share gets its length back."""
+    tokenizer = request.getfixturevalue("processor").tokenizer if "processor" in request.fixturenames else None
+    length = None if tokenizer is None else tokenizer.model_max_length
+    yield
+    if tokenizer is not None:
+        tokenizer.model_max_length = length
