@@ -204,7 +204,7 @@ def test_bad_files(tmp_path, change, message):
 @pytest.mark.parametrize("name", ["captions_per_image", "validation_images"])
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 0, True, 1.0, "5"])
 def test_a_count_that_is_none(tmp_path, name, value):
-    with pytest.raises(ValueError, match=f"{name} is .*; expected at least 1, as a whole number"):
+    with pytest.raises(ValueError, match=f"{name} is .*; expected at least 1 image, as an integer"):
         load_image_text(sources.regions(tmp_path)[0], **{name: value})
 
 

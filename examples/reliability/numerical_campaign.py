@@ -8,7 +8,6 @@ by kind; the command fails if there was a NaN, an exception or an error beyond i
 number: `--first 1234 --cases 1`.
 """
 
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from omit_hf import kernels
-from omit_hf.command_line import CommandParser
+from omit_hf.command_line import CommandParser, run_script
 from omit_hf.modeling.sinkhorn_omit import row_similarity, sinkhorn
 from omit_hf.modeling.transport_omit import Side, TransportOptions, transport_similarity
 
@@ -137,7 +136,7 @@ def check_case(case: Case, device: str) -> str | None:
     return None
 
 
-def main() -> None:
+def main() -> int:
     arguments = CommandParser(Arguments, description=__doc__).parse_args_into_dataclasses()[0]
     done, faults, started = Counter(), Counter(), time.monotonic()
     for number in range(arguments.first, arguments.first + arguments.cases):
@@ -155,8 +154,8 @@ def main() -> None:
     print(f"{done.total():8d}  cases, {faults.total()} faults")
     for (kind, fault), count in sorted(faults.items()):
         print(f"{count:8d}  {kind}: {fault}")
-    sys.exit(1 if faults else 0)
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -98,9 +98,9 @@ def check_only(only: Sequence[str] | None) -> None:
 
 
 def check_count(name: str, value) -> None:
-    """Raise a ValueError if an option is no whole number from 1."""
+    """Raise a ValueError unless an option is a number of images from 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} is {shown(value)}; expected at least 1, as a whole number.")
+        raise ValueError(f"{name} is {shown(value)}; expected at least 1 image, as an integer.")
 
 
 def listed(names: Iterable) -> str:
