@@ -62,7 +62,8 @@ class RegionEncoder(nn.Module):
         shape = tuple(region_features.shape)
         if len(shape) != 3 or shape[-1] != self.feature_size:
             expected = f"[B, K, {self.feature_size}], as vision_config.feature_size has it"
-            raise ValueError(f"region_features has shape {shape}; expected {expected}. Others need another model.")
+            remedy = "Features of another detector need a model with their feature_size"
+            raise ValueError(f"region_features has shape {shape}; expected {expected}. {remedy}.")
         if region_mask is not None and region_mask.shape != shape[:2]:
             found = tuple(region_mask.shape)
             raise ValueError(f"region_mask has shape {found}; expected {shape[:2]}, an entry a region.")
@@ -85,7 +86,7 @@ class RegionEncoder(nn.Module):
 def keep_regions(regions: Tensor, mask: Tensor | None, share: float) -> tuple[Tensor, Tensor | None]:
     """Keep a random choice of an image's regions, in their order: int(share · K) of K, but at least one.
 
-    Of [B, K, width] it returns [B, int(share · K), width] and, where there was one, a mask: padding does not count.
+    Of [B, K, width] it returns [B, int(share · K), width]; with a mask, an image keeps the share of its valid regions.
     """
     batch, most, width = regions.shape
     kept = max(1, int(share * most))
@@ -121,8 +122,8 @@ class GridEncoder(BackboneEncoder):
         self.own_size = own_image_size(self.backbone)
         self.pooling_head = config.vision_pooling_head
         if self.pooling_head and not isinstance(getattr(self.backbone, "head", None), nn.Module):
-            found = f"{self.kind!r} has no attention pooling head"
-            raise ValueError(f"vision_pooling_head is on, but {found}; expected 'siglip_vision_model' with its head.")
+            found = f"vision_pooling_head is on, but {self.kind!r} has no attention pooling head"
+            raise ValueError(f"{found}; expected a 'siglip_vision_model' with vision_use_head.")
         self.projection = Projection(backbone_width(self.backbone), config.projection_dim)
 
     def forward(self, pixel_values: Tensor | None = None, image_states: Tensor | None = None, **kwargs):
@@ -218,8 +219,8 @@ class TextEncoder(BackboneEncoder):
         if input_ids.device.type == "cpu" and not torch.compiler.is_compiling() and input_ids.numel():
             highest, words = int(input_ids.max()), self.backbone.get_input_embeddings().num_embeddings
             if highest >= words:
-                why = f"{words}, the text encoder's vocabulary. The tokenizer is not the one of this checkpoint"
-                raise ValueError(f"input_ids holds {highest}; expected ids below {why}; load both from one folder.")
+                found = f"input_ids holds {highest}; expected ids below {words}, the text encoder's vocabulary"
+                raise ValueError(f"{found}. The tokenizer is not the one of this checkpoint; load both together.")
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         output = None
         if states is None:
