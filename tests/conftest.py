@@ -16,6 +16,7 @@ from hypothesis.internal.conjecture import providers
 from hypothesis.internal.constants_ast import Constants
 from tiny import TEXT, tiny_config, tiny_recipe
 from transformers import ViTImageProcessor
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.data import build_word_tokenizer, load_scenes
@@ -104,8 +105,7 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def lasting_length(request):
     """`fit_tokenizer` cuts a tokenizer to a model's positions; the one that tests share gets its length back."""
-    tokenizer = request.getfixturevalue("processor").tokenizer if "processor" in request.fixturenames else None
-    length = None if tokenizer is None else tokenizer.model_max_length
+    found = request.getfixturevalue("processor") if "processor" in request.fixturenames else None
     yield
-    if tokenizer is not None:
-        tokenizer.model_max_length = length
+    if isinstance(found, OmitProcessor):
+        found.tokenizer.model_max_length = VERY_LARGE_INTEGER

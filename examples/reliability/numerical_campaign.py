@@ -8,6 +8,7 @@ by kind; the command fails if there was a NaN, an exception or an error beyond i
 number: `--first 1234 --cases 1`.
 """
 
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -136,7 +137,7 @@ def check_case(case: Case, device: str) -> str | None:
     return None
 
 
-def main() -> int:
+def main() -> None:
     arguments = CommandParser(Arguments, description=__doc__).parse_args_into_dataclasses()[0]
     done, faults, started = Counter(), Counter(), time.monotonic()
     for number in range(arguments.first, arguments.first + arguments.cases):
@@ -154,7 +155,7 @@ def main() -> int:
     print(f"{done.total():8d}  cases, {faults.total()} faults")
     for (kind, fault), count in sorted(faults.items()):
         print(f"{count:8d}  {kind}: {fault}")
-    return 1 if faults else 0
+    sys.exit(1 if faults else 0)
 
 
 if __name__ == "__main__":
