@@ -60,12 +60,12 @@ def _is_punctuation(character: str) -> bool:
 def _spans(tokenizer, sentence: str, input_ids: Tensor) -> tuple[str, list[tuple[int, int]]]:
     """A text, and where in it each token begins and ends."""
     if tokenizer.is_fast:
-        cut = {"truncation": True, "max_length": len(input_ids)}
-        padding = False if tokenizer.pad_token is None else "max_length"
-        encoding = tokenizer(sentence, padding=padding, return_offsets_mapping=True, **cut)
-        if encoding["input_ids"] != input_ids.tolist():
+        encoding = tokenizer(sentence, truncation=True, return_offsets_mapping=True)  # a length would stay in its state
+        count = len(encoding["input_ids"])
+        before = 0 if tokenizer.padding_side == "right" else max(0, len(input_ids) - count)
+        if encoding["input_ids"] != input_ids[before : before + count].tolist():
             raise ValueError(f"input_ids is not what {type(tokenizer).__name__} makes of {sentence!r}; expected that.")
-        return sentence, encoding["offset_mapping"]
+        return sentence, [(0, 0)] * before + encoding["offset_mapping"] + [(0, 0)] * (len(input_ids) - before - count)
     # Without offsets, the text is what the tokens spell. Of these tokenizers SentencePiece's mark where a word begins.
     tokens = tokenizer.convert_ids_to_tokens(input_ids.tolist())
     marked = any(token.startswith("▁") for token in tokens)
