@@ -447,7 +447,7 @@ def test_a_large_picture_with_many_long_captions(large):
     picture = Image.new("RGB", (1200, 1200))
     encode = large.model.get_image_features
     large.model.get_image_features = lambda *_, **__: pytest.fail("it was encoded")
-    answer = large({"inputs": picture, "parameters": {"captions": [each[:600] for each in captions]}})
+    answer = large({"inputs": picture, "parameters": {"captions": [each[:500] for each in captions]}})
     assert answer["status"] == 413
     assert "pixels times tokens of all captions; expected at most 3000000000" in answer["error"]
     large.model.get_image_features = encode
