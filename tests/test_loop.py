@@ -3,6 +3,7 @@ import json
 import math
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -698,6 +699,26 @@ def test_a_run_that_was_killed_before_it_had_a_recipe(tmp_path, cut):
         with pytest.raises(FileNotFoundError, match="There is no run to resume in .*; leave out resume to begin one"):
             run(tmp_path / "resumed", resume=True)
         assert names(tmp_path / "resumed") == []
+
+
+def test_a_checkpoint_that_was_not_rotated_away_in_time(tmp_path, monkeypatch):
+    """A kill between the last checkpoint and the deletion of the one before it, after which none is saved any more."""
+    whole = run(tmp_path / "whole", keep_checkpoints=1, checkpoint_steps=3)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(loop, "validate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "run", keep_checkpoints=2, checkpoint_steps=3)
+    assert names(tmp_path / "run" / "checkpoints") == ["step-00000003", "step-00000004"]
+    run(tmp_path / "run", keep_checkpoints=1, checkpoint_steps=3, resume=True, max_steps=4)
+    assert names(tmp_path / "run" / "checkpoints") == ["best-00000004", "step-00000004"]
+    assert run(tmp_path / "run", keep_checkpoints=1, checkpoint_steps=3, resume=True)["test"] == whole["test"]
+    shutil.copytree(tmp_path / "run/checkpoints/step-00000008", tmp_path / "run/checkpoints/step-00000006")
+    run(tmp_path / "run", keep_checkpoints=1, checkpoint_steps=3, resume=True)
+    assert names(tmp_path / "run" / "checkpoints") == ["step-00000008"]
 
 
 def test_a_run_that_is_complete_has_no_stale_model(tmp_path):

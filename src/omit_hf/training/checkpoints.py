@@ -257,8 +257,7 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, 
             (partial / PROGRESS_FILE).write_text(json.dumps(asdict(progress)), encoding="utf-8")
             remove_folder(final)
             os.replace(partial, final)
-            for old in checkpoints_of(folder)[:-keep]:
-                remove_folder(old)
+            _rotate(folder, keep)
 
     try:
         on_main_process(accelerator, begin)
@@ -272,17 +271,24 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, 
         raise
 
 
-def record_progress(folder: Path, progress: Progress) -> None:
+def _rotate(folder: Path, keep: int) -> None:
+    for old in checkpoints_of(folder)[:-keep]:
+        remove_folder(old)
+
+
+def record_progress(folder: Path, progress: Progress, keep: int) -> None:
     """Add a validation to the checkpoint that was saved before it, and delete what is no longer needed."""
     write_atomically(checkpoint_folder(folder, progress) / PROGRESS_FILE, json.dumps(asdict(progress)))
-    tidy_output_dir(folder, progress)
+    tidy_output_dir(folder, keep, progress)
 
 
-def tidy_output_dir(folder: Path, progress: Progress | None = None) -> None:
-    """Delete the leftovers of an interrupted run: incomplete files, and models that are no longer the best.
+def tidy_output_dir(folder: Path, keep: int, progress: Progress | None = None) -> None:
+    """Delete the leftovers of an interrupted run: incomplete files, old checkpoints, and models that are no longer the
+    best.
 
     Args:
         folder: folder of the run.
+        keep: how many of the last checkpoints stay.
         progress: progress of its last checkpoint, which knows the best model; None for a complete run.
     """
     best = None if progress is None else best_folder(folder, progress)
@@ -290,6 +296,7 @@ def tidy_output_dir(folder: Path, progress: Progress | None = None) -> None:
         for old in (folder / CHECKPOINTS).glob("best-*"):
             if old != best:
                 remove_folder(old)
+        _rotate(folder, keep)
         for left in [*folder.glob(".*.partial"), *(folder / CHECKPOINTS).glob(".*.partial")]:
             if left.is_dir() and not left.is_symlink():
                 shutil.rmtree(left)
@@ -297,8 +304,8 @@ def tidy_output_dir(folder: Path, progress: Progress | None = None) -> None:
                 left.unlink()
 
 
-def load_last_checkpoint(accelerator: Accelerator, folder: Path, vocabulary: str) -> Progress:
-    """Restore the run's last checkpoint, or begin anew if there is none.
+def load_last_checkpoint(accelerator: Accelerator, folder: Path, vocabulary: str, keep: int) -> Progress:
+    """Restore the run's last checkpoint, or begin anew if there is none; delete what an interruption left.
 
     Raises:
         ValueError: if the run had another number of processes or another vocabulary.
@@ -309,7 +316,7 @@ def load_last_checkpoint(accelerator: Accelerator, folder: Path, vocabulary: str
 
         def begin_anew():
             (folder / CHECKPOINTS).mkdir(exist_ok=True)  # first, since it marks the folder as a run's
-            tidy_output_dir(folder, progress)
+            tidy_output_dir(folder, keep, progress)
 
         on_main_process(accelerator, begin_anew)
         return progress
@@ -325,7 +332,7 @@ def load_last_checkpoint(accelerator: Accelerator, folder: Path, vocabulary: str
             "have changed since the run began. Put back what they were, or begin anew in another output_dir."
         )
     accelerator.load_state(str(found[-1]))
-    on_main_process(accelerator, lambda: tidy_output_dir(folder, progress))
+    on_main_process(accelerator, lambda: tidy_output_dir(folder, keep, progress))
     return progress
 
 

@@ -140,7 +140,7 @@ def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
 
     vocabulary = vocabulary_digest(processor.tokenizer)
     if begun:
-        progress = load_last_checkpoint(accelerator, folder, vocabulary)
+        progress = load_last_checkpoint(accelerator, folder, vocabulary, recipe.keep_checkpoints)
     else:  # only now, when the recipe has passed every check
         on_main_process(accelerator, lambda: begin(recipe, folder, lock))
         lock.acquire()
@@ -213,7 +213,7 @@ def enter(recipe: Recipe, folder: Path, lock: FolderLock) -> tuple[bool, dict | 
     if not recipe.resume:
         return False, None
     if (folder / METRICS_FILE).is_file():
-        tidy_output_dir(folder)
+        tidy_output_dir(folder, recipe.keep_checkpoints)
         return True, json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
     return (folder / RECIPE_FILE).is_file(), None
 
@@ -327,7 +327,7 @@ def validate(accelerator, recipe, model, processor, split, progress: Progress) -
     def record():
         if better:
             write_folder(best_folder(folder, progress), lambda partial: save_model(raw, processor, partial))
-        record_progress(folder, progress)
+        record_progress(folder, progress, recipe.keep_checkpoints)
 
     on_main_process(accelerator, record)
 
@@ -344,7 +344,7 @@ def finish(folder: Path, metrics: dict) -> None:
     """
     if metrics["test"] is not None:
         write_atomically(folder / CARD_FILE, model_card(metrics))
-    tidy_output_dir(folder)
+    tidy_output_dir(folder, metrics["recipe"]["keep_checkpoints"])
     write_atomically(folder / METRICS_FILE, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
 
 
