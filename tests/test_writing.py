@@ -25,7 +25,8 @@ def save_tokenizer(file):
 
 WRITERS = {
     "python": lambda file: file.write_text("more than there is room for"),
-    "torch": lambda file: torch.save(torch.rand(1000), file),
+    "torch": lambda file: torch.save(torch.rand(100_000), file),
+    "torch at the end": lambda file: torch.save({"step": 1}, file),  # what is buffered, which has another message
     "safetensors": lambda file: save_file({"a": torch.rand(1000)}, file),
     "tokenizers": save_tokenizer,
 }
