@@ -4,6 +4,8 @@ Importing the package makes the Auto classes of transformers know its models, an
 Triton.
 """
 
+import importlib
+
 import omit_hf.kernels  # noqa: F401 (registers its backends)
 from omit_hf.evaluation.retrieval import retrieval_metrics
 from omit_hf.hub.registration import register
@@ -16,7 +18,14 @@ __all__ = [
     "OmitConfig",
     "OmitModel",
     "OmitProcessor",
+    "PictureLibrary",
     "partial_sinkhorn_similarity",
     "retrieval_metrics",
     "sinkhorn",
 ]
+
+
+def __getattr__(name: str):
+    if name == "PictureLibrary":  # only now, since it needs the extra `library`
+        return importlib.import_module("omit_hf.library").PictureLibrary
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

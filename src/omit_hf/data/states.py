@@ -5,7 +5,6 @@ head.
 """
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from datasets import Array2D, Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets
 
 from omit_hf.data.inputs import ImageTextInputs
+from omit_hf.digests import model_digest
 from omit_hf.writing import names_what_fails
 
 
@@ -56,11 +56,11 @@ def _cached(model, processor, data: DatasetDict, folder: Path, image: bool, text
             inputs = ImageTextInputs(rows, processor)
             parts = [rows]
             if image:
-                key = _digest(model.vision_encoder.backbone, processor.image_processor, _content(rows, "image"))
+                key = model_digest(model.vision_encoder.backbone, [processor.image_processor], _content(rows, "image"))
                 file = folder / f"image-{split}-{key}.arrow"
                 parts.append(_computed(file, inputs, _image_states(model, inputs), batch_size))
             if text:
-                key = _digest(model.text_encoder.backbone, processor.tokenizer, _content(rows, "captions"))
+                key = model_digest(model.text_encoder.backbone, [processor.tokenizer], _content(rows, "captions"))
                 file = folder / f"text-{split}-{key}.arrow"
                 parts.append(_computed(file, inputs, _text_states(model, inputs), batch_size))
             out[split] = concatenate_datasets(parts, axis=1)
@@ -118,26 +118,6 @@ def _computed(file: Path, inputs: ImageTextInputs, states_of: Callable[[list[int
         load_from_cache_file=True,
         desc=f"Computing {file.name}",
     )
-
-
-def _digest(backbone: torch.nn.Module, part, content: str) -> str:
-    digest = hashlib.sha256()
-    config = {name: value for name, value in backbone.config.to_dict().items() if not name.startswith("_")}
-    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(backbone.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    if hasattr(part, "backend_tokenizer"):
-        words = json.loads(part.backend_tokenizer.to_str())
-        words = {
-            name: value for name, value in words.items() if name not in ("truncation", "padding")
-        }  # of the last call
-        digest.update(json.dumps(words, sort_keys=True).encode())
-        digest.update(str((part.model_max_length, part.padding_side, part.truncation_side)).encode())
-    else:
-        digest.update(part.to_json_string().encode())
-    digest.update(content.encode())
-    return digest.hexdigest()[:32]
 
 
 def _content(rows: Dataset, column: str) -> str:

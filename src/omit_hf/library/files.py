@@ -1,0 +1,114 @@
+"""Picture files of folders: which there are, what they hold, and when they were taken."""
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import PIL.Image
+
+from omit_hf.data.pictures import open_picture
+
+TAKEN, DIGITIZED, EXIF_IFD = 0x9003, 0x9004, 0x8769  # tags of EXIF
+FORMAT_OF_DATES = "%Y:%m:%d %H:%M:%S"
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A file that may be a picture.
+
+    Args:
+        path: absolute.
+        folder: that was searched, absolute.
+        bytes: its size.
+        modified: time of its last change, nanoseconds.
+    """
+
+    path: str
+    folder: str
+    bytes: int
+    modified: int
+
+    def metadata(self) -> dict:
+        return {"path": self.path, "folder": self.folder, "bytes": self.bytes, "modified": self.modified}
+
+
+def find_pictures(places: Sequence[str | Path]) -> list[PictureFile]:
+    """Find the picture files of folders, by their endings, and take the files that are named.
+
+    Links are followed, a folder is searched once, and what begins with a dot is left out.
+
+    Raises:
+        FileNotFoundError: if a place is not there.
+        ValueError: if there is no picture in a folder.
+    """
+    PIL.Image.init()
+    found: dict[str, PictureFile] = {}
+    for place in places:
+        place = os.path.abspath(os.path.expanduser(place))
+        if os.path.isdir(place):
+            names = list(_pictures_below(place, set()))
+            if not names:
+                endings = ", ".join(sorted(PIL.Image.registered_extensions())[:8])
+                raise ValueError(f"There is no picture in {place!r}; expected files that end in {endings} or the like.")
+        elif os.path.isfile(place):
+            names = [place]
+        else:
+            raise FileNotFoundError(f"There is no file or folder {place!r}; expected pictures, or a folder of them.")
+        folder = place if os.path.isdir(place) else os.path.dirname(place)
+        for name in names:
+            stat = os.stat(name)
+            found.setdefault(name, PictureFile(name, folder, stat.st_size, stat.st_mtime_ns))
+    return list(found.values())
+
+
+def _pictures_below(folder: str, seen: set) -> Iterator[str]:
+    stat = os.stat(folder)
+    if (stat.st_dev, stat.st_ino) in seen:
+        return
+    seen.add((stat.st_dev, stat.st_ino))
+    endings = PIL.Image.registered_extensions()
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda each: each.name):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _pictures_below(entry.path, seen)
+            elif os.path.splitext(entry.name)[1].lower() in endings and entry.is_file():
+                yield entry.path
+
+
+def digest_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def decode(content: bytes) -> tuple[PIL.Image.Image, dict]:
+    """A picture, upright and in RGB, and its metadata: `width`, `height` and, where EXIF tells, `taken` and `year`.
+
+    Raises:
+        ValueError: if it is no picture, is cut off, or has more than `MAX_PIXELS` pixels.
+    """
+    try:
+        picture = open_picture({"bytes": content, "path": None})
+    except PIL.UnidentifiedImageError as error:
+        raise ValueError("it is no picture in a format that Pillow reads") from error
+    except Exception as error:  # PIL raises many kinds
+        raise ValueError(str(error) or type(error).__name__) from error
+    taken = _taken(content)
+    known = {} if taken is None else {"taken": taken, "year": taken.year}
+    return picture, {"width": picture.width, "height": picture.height, **known}
+
+
+def _taken(content: bytes) -> datetime | None:
+    """When a picture was taken, as its camera says; None where that is missing or cannot be read."""
+    try:
+        with PIL.Image.open(io.BytesIO(content)) as picture:
+            exif = picture.getexif()
+            inner = exif.get_ifd(EXIF_IFD)
+        text = inner.get(TAKEN) or inner.get(DIGITIZED)
+        return datetime.strptime(str(text).strip("\0 "), FORMAT_OF_DATES)
+    except Exception:  # PIL raises many kinds for metadata that are broken
+        return None
