@@ -39,15 +39,15 @@ def is_foreign(store: LanceStore, is_local: bool) -> bool:
     return not all(name.endswith(".lance") and OWN_TABLES.fullmatch(name.removesuffix(".lance")) for name in names)
 
 
-def places_of(source) -> list[str | Path]:
-    """Folders and files of a source; `ValueError` for what is none."""
+def places_of(source) -> list[str]:
+    """Absolute paths of a source's folders and files; `ValueError` for what is none."""
     places = [source] if isinstance(source, str | Path) else source
     is_list = isinstance(places, list | tuple) and len(places) > 0
     if not is_list or not all(isinstance(each, str | Path) and str(each).strip() for each in places):
         raise ValueError(
             f"The source is {shown(source)}; expected a folder, a file, a list of them, or a datasets.Dataset."
         )
-    return list(places)
+    return [os.path.abspath(os.path.expanduser(place)) for place in places]
 
 
 def texts_of(source) -> list[str]:

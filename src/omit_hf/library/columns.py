@@ -150,7 +150,10 @@ def _check_values(data: Dataset, name: str, kind: pa.DataType, wanted: pa.DataTy
     for start in range(0, len(data), READ_AT_ONCE):
         values = column[start : start + READ_AT_ONCE][name].to_pylist()
         try:
-            pa.array(values, wanted)
+            fitting = pa.array(values, wanted).to_pylist()
+            for given, fit in zip(values, fitting, strict=True):
+                if given != fit and given == given:  # but NaN
+                    raise ValueError(f"it would make {fit} of {given}")
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"The column {name!r} of the data is {kind}, and that of the library {wanted}: {error}. Cast it, as in "

@@ -23,7 +23,8 @@ class Item:
         problem: why it cannot be read.
         same_as: the row, as the library has it, that holds the same content.
         changes: of the metadata of that row.
-        lasting: whether a problem is one to be kept, of what has a name.
+        name: what a list of problems calls it, a path where there is one.
+        lasting: whether a problem is kept, of what has a name that lasts.
     """
 
     metadata: dict
@@ -31,6 +32,7 @@ class Item:
     problem: str | None = None
     same_as: dict | None = None
     changes: dict = field(default_factory=dict)
+    name: str | None = None
     lasting: bool = True
 
 

@@ -133,6 +133,7 @@ class PictureLibrary:
                 the same `image_id`.
             OSError: for a full or read-only disk.
         """
+        check_whole("batch_size", batch_size)
         if self.of == "captions":
             texts = texts_of(source)
             with self._updating(batch_size, progress) as update:
@@ -140,10 +141,7 @@ class PictureLibrary:
         if isinstance(source, Dataset):
             with self._updating(batch_size, progress) as update:
                 return update.rows(source)
-        problems: dict[str, str] = {}
-        found = find_pictures(places_of(source), problems)
-        with self._updating(batch_size, progress) as update:
-            return update.files(found, problems)
+        return self._files(source, batch_size, progress, remove=False)
 
     def sync(self, source, *, batch_size: int = 64, progress: bool = True) -> Report:
         """Bring the library up to date with folders: what is new, changed, moved or gone since.
@@ -159,11 +157,15 @@ class PictureLibrary:
         """
         if self.of == "captions" or isinstance(source, Dataset):
             raise ValueError("sync compares folders of pictures with the library; expected a folder, or use add.")
+        check_whole("batch_size", batch_size)
+        return self._files(source, batch_size, progress, remove=True)
+
+    def _files(self, source, batch_size: int, progress: bool, remove: bool) -> Report:
         problems: dict[str, str] = {}
         places = places_of(source)
         found = find_pictures(places, problems)
         with self._updating(batch_size, progress) as update:
-            return update.files(found, problems, [os.path.abspath(os.path.expanduser(place)) for place in places])
+            return update.files(found, problems, places, remove)
 
     def reencode(
         self,
@@ -380,7 +382,6 @@ class PictureLibrary:
 
     @contextlib.contextmanager
     def _updating(self, batch_size: int, progress: bool) -> Iterator[Update]:
-        check_whole("batch_size", batch_size)
         if self.settings is None:
             self._make(self._given)
         with self._writing() as store:

@@ -105,6 +105,8 @@ class Reader:
         metadata = {field.name: row[field.name] for field in fields}
         types = {field.name: field.type for field in fields} | {name: OWN[name] for name in ("path", "boxes")}
         metadata["path"] = _path_of(form)
+        name = metadata["path"] or row.get("image_id")
+        named = (f"row {number}", False) if name in (None, "") else (str(name), True)
         try:
             content = _content(form)
             metadata |= {"digest": digest_of(content), "id": row_id(row, form, content)}
@@ -121,16 +123,14 @@ class Reader:
                     and not (value is None and name in ("taken", "year"))  # which the picture may tell
                     and not same_value(value, known.get(name), types[name])
                 }
-                return Item(metadata, same_as=known, changes=changes)
+                return Item(metadata, None, None, known, changes, *named)
             if self.takes_regions:
-                return Item(metadata, dict(self.processor(regions=[_regions(form)])))
+                return Item(metadata, dict(self.processor(regions=[_regions(form)])), None, None, {}, *named)
             seen, inputs = self._picture(content)
             given = {name: value for name, value in metadata.items() if value is not None}
-            return Item(seen | given | {name: seen[name] for name in MEASURED}, inputs)
+            return Item(seen | given | {name: seen[name] for name in MEASURED}, inputs, None, None, {}, *named)
         except (OSError, ValueError) as error:
-            name = metadata["path"] or row.get("image_id")
-            label = f"row {number}" if name in (None, "") else str(name)
-            return Item({"path": label}, problem=reason(error), lasting=label != f"row {number}")
+            return Item(metadata, None, reason(error), None, {}, *named)
 
     def _again(self, row: dict, form: dict | None) -> Item:
         known = self.known.get(row["id"])
@@ -153,7 +153,7 @@ class Reader:
             told = seen if now["digest"] != row["digest"] else {name: seen[name] for name in MEASURED}
             return Item(row | told | now, inputs)
         except (OSError, ValueError) as error:
-            return Item({**row, "path": row["path"] or row["id"]}, problem=reason(error))
+            return Item(row, problem=reason(error))
 
     def _tokens(self, text: str) -> dict:
         with TOKENIZING:

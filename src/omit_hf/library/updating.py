@@ -68,12 +68,15 @@ class Update:
         self.writing: Future | None = None
         self._clear()
 
-    def files(self, found: Sequence[PictureFile], problems: dict[str, str], roots: Sequence[str] = ()) -> Report:
+    def files(
+        self, found: Sequence[PictureFile], problems: dict[str, str], roots: Sequence[str], remove: bool
+    ) -> Report:
         """Add files, and remove those of folders that are gone.
 
         Args:
             found, problems: from `find_pictures`.
-            roots: the folders whose pictures are removed if they are not there any more.
+            roots: the folders in which they were found.
+            remove: whether what is gone from the folders is removed.
         """
         self.reader.check_form(["image"])
         self._know(KNOWN)
@@ -83,8 +86,17 @@ class Update:
             if row["bytes"] is not None and is_gone(row["path"]):
                 self.gone.setdefault(row["digest"], []).append(row)
         self._run(len(found), self._items_of_files(found, problems))
-        if roots:
-            self._remove(roots, paths | problems.keys())
+        stale = [path for path in self.failed if _is_below(path, roots) and path not in paths | problems.keys()]
+        gone = []
+        if remove:
+            rows = [row for row in self.known.values() if row["path"] is not None and row["path"] not in paths]
+            gone = [row["key"] for row in rows if _is_below(row["path"], roots) and is_gone(row["path"])]
+        with names_what_fails(self.store.uri):
+            if gone:
+                self.store.delete(gone)
+            if stale:
+                self.store.write_unreadable([], stale)
+        self.report.removed = len(gone)
         return self.report
 
     def rows(self, data: Dataset) -> Report:
@@ -126,7 +138,9 @@ class Update:
         for file in found:
             known = self.known.get(file.path)
             if known is not None and (known["bytes"], known["modified"]) == (file.bytes, file.modified):
-                self._count_unchanged(file.path)
+                self._count_unchanged()
+                if file.path in self.failed:
+                    self.readable.append(file.path)
             else:
                 yield partial(self.reader.file, file)
 
@@ -154,12 +168,15 @@ class Update:
     def _sort(self, item: Item) -> None:
         """Put an item into the transaction that it belongs to."""
         metadata = item.metadata
+        name = item.name or metadata.get("path") or metadata["id"]
         if item.problem is not None:
-            self.problems.append({**metadata, "reason": item.problem, "lasting": item.lasting})
+            self.problems.append({**metadata, "path": name, "reason": item.problem, "lasting": item.lasting})
             return
+        if name in self.failed:
+            self.readable.append(name)
         known = self.known.get(metadata["id"])
         if metadata["id"] in self.met:  # the same content twice
-            self._count_unchanged(metadata.get("path"))
+            self._count_unchanged()
             return
         self.met.add(metadata["id"])
         if item.same_as is None:
@@ -167,23 +184,16 @@ class Update:
             (self.new if known is None else self.replaced).append(row)
             self.bytes += len(row["rows"])
             self.known[metadata["id"]] = {name: row.get(name) for name in KNOWN}
-            self._is_readable(metadata.get("path"))
         elif not item.changes or item.changes.keys() == {"modified"}:
-            self._count_unchanged(metadata.get("path"))
+            self._count_unchanged()
             if item.changes:
                 self.changes[item.same_as["key"]] = item.changes
         else:
             self.changes[item.same_as["key"]] = item.changes
             self.known.pop(item.same_as["id"])
             self.known[metadata["id"]] = item.same_as | item.changes
-            self._is_readable(metadata.get("path"))
 
-    def _is_readable(self, path: str | None) -> None:
-        if path in self.failed:
-            self.readable.append(path)
-
-    def _count_unchanged(self, path: str | None) -> None:
-        self._is_readable(path)
+    def _count_unchanged(self) -> None:
         self.report.unchanged += 1
         self.bar.update()
 
@@ -229,21 +239,6 @@ class Update:
         self.report.changed += changed
         self.report.unreadable |= {row["path"]: row["reason"] for row in problems}
         self.bar.update(len(new) + len(replaced) + len(problems) + moved + changed)
-
-    def _remove(self, roots: Sequence[str], met: set[str]) -> None:
-        """Remove what folders no longer have."""
-
-        def is_removed(path: str | None) -> bool:
-            return path is not None and path not in met and _is_below(path, roots) and is_gone(path)
-
-        keys = [row["key"] for row in self.known.values() if is_removed(row["path"])]
-        failed = [path for path in self.failed if is_removed(path)]
-        with names_what_fails(self.store.uri):
-            if keys:
-                self.store.delete(keys)
-            if failed:
-                self.store.write_unreadable([], failed)
-        self.report.removed = len(keys)
 
 
 def _agrees(row: dict, wanted: dict | None) -> bool:
