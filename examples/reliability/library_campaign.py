@@ -277,9 +277,10 @@ class Campaign:
         for name, row in rows.items():
             if row not in (before.get(name), after.get(name)):
                 problems.append(f"{name} is {row}, which neither was nor is to come")
-        contents = {row[1] for row in rows.values()}
+        problems += [f"{name} was there, and is lost" for name in (before.keys() & after.keys()) - rows.keys()]
         kept = {row[1] for row in before.values()} & {row[1] for row in after.values()}
-        return problems + [f"the picture {content} was there, and is lost" for content in kept - contents]
+        lost = kept - {row[1] for row in rows.values()}
+        return problems + [f"the picture {content} was there, and is lost" for content in lost]
 
 
 class ChildError(Exception):
