@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from tiny import PROGRAMS, TEXT, tiny_config
 
-from omit_hf import OmitModel
+from omit_hf import OmitModel, OmitProcessor
 from omit_hf.library import PictureLibrary
 from omit_hf.library import library as library_module
 from omit_hf.library.lance import LanceStore
@@ -115,6 +116,19 @@ def test_a_state_stays_as_it_is(library, pictures, scenes):
     assert sum(len(block) for block, _ in before.scan()) == 24
 
 
+def test_what_is_written_changes_no_state_that_is_searched(library, pictures, scenes):
+    """Not in the same object either."""
+    before = library.store
+    rows = before.metadata()
+    scenes["test"][0]["image"].save(pictures / "new.png")
+    library.add(pictures, progress=False)
+    library.remove("path LIKE '%/more/%'")
+    library.compact()
+    assert before.metadata() == rows
+    assert len(before) == 24
+    assert len(library.store) == 13
+
+
 def test_threads_search_while_others_write(library, pictures, scenes, monkeypatch):
     """Every search finds what one of the states has, with the scores that belong to it."""
     monkeypatch.setattr("omit_hf.library.updating.COMMIT_ROWS", 2)
@@ -157,6 +171,29 @@ def test_threads_search_at_once(library, scenes):
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda sentence: fresh.search(sentence, k=3), sentences * 4))
     assert [[(hit.id, hit.score) for hit in hits] for hits in found] == wanted * 4
+
+
+def test_one_thread_at_a_time_uses_a_tokenizer(library, tmp_path, monkeypatch):
+    """Which keeps how the last call cut and padded."""
+    call, using, most = OmitProcessor.__call__, [], []
+
+    def call_slowly(self, *arguments, **options):
+        if "text" not in options:
+            return call(self, *arguments, **options)
+        using.append(None)
+        time.sleep(0.01)
+        most.append(len(using))
+        using.pop()
+        return call(self, *arguments, **options)
+
+    monkeypatch.setattr(OmitProcessor, "__call__", call_slowly)
+    captions = PictureLibrary(tmp_path / "x", library.model, library.processor, of="captions")
+    with ThreadPoolExecutor(4) as threads:
+        tasks = [threads.submit(captions.add, [f"ring {n}" for n in range(20)], progress=False)]
+        tasks += [threads.submit(lambda: library.search(SENTENCE, k=1)[0].words) for _ in range(8)]
+        assert all(task.result() for task in tasks)
+    assert len(most) == 20 + 2 * 8
+    assert max(most) == 1
 
 
 def test_threads_add_captions(scenes_model, processor, tmp_path, scenes):
