@@ -204,7 +204,7 @@ class LanceStore:
     def _take(self, ids: Sequence[int], columns: list[str]) -> pa.Table:
         found = self.table.take_row_ids(list(ids)).select(columns).with_row_id().to_arrow()
         places = {row: place for place, row in enumerate(found["_rowid"].to_pylist())}
-        return found.take([places[row] for row in ids]).select(columns)
+        return found.take([places[row] for row in ids])
 
     def _features(self, table: pa.Table) -> OmitFeatures:
         rows = _arrays(table["rows"], np.float16, self.settings.width)
