@@ -230,9 +230,9 @@ CSS = """
 #panel { position: sticky; top: 12px; }
 #panel #stage { --tallest: 52vh; }
 .wall { display: grid; grid-template-columns: repeat(auto-fill, minmax(108px, 1fr)); gap: 8px; margin-top: 8px; }
-.gradio-container .tile { position: relative; aspect-ratio: 1; padding: 0; margin: 0; overflow: hidden; cursor: pointer;
+#wall .tile { position: relative; aspect-ratio: 1; padding: 0; margin: 0; overflow: hidden; cursor: pointer;
   border-radius: 8px; border: 1px solid var(--border-color-primary); background: var(--background-fill-secondary); }
-.gradio-container .tile img { width: 100%; height: 100%; object-fit: cover; display: block; margin: 0; }
+#wall .tile img { width: 100%; height: 100%; object-fit: cover; display: block; margin: 0; }
 .tile .score { position: absolute; right: 4px; bottom: 4px; padding: 0 5px; border-radius: 5px; font-size: 11px;
   line-height: 17px; font-variant-numeric: tabular-nums; color: #fff; background: #0b1020b0; }
 .tile .gone { display: block; padding: 8px; font-size: 12px; line-height: 1.3; overflow-wrap: anywhere; }
@@ -245,7 +245,7 @@ CSS = """
   #find { display: contents; }
   #panel { order: 1; top: 0; z-index: 5; padding: 6px 0; gap: 4px; background: var(--body-background-fill); }
   #panel #stage { --tallest: 26vh; }
-  #panel #stage .status { min-height: 0; max-height: 2.9em; overflow: auto; }
+  #panel #stage .status { min-height: 0; }
   #panel .words { max-height: 106px; overflow-y: auto; margin: 4px 0; }
   #panel .dustbins { display: none; }
   #panel .sentence { padding: 0; }
