@@ -13,16 +13,11 @@ As a Space: this file as app.py, a requirements.txt that names omit-hf[demo], an
 model.
 """
 
-import base64
-import io
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
-
-import gradio as gr
 import torch
 from PIL import Image
 
@@ -30,25 +25,17 @@ from omit_hf import OmitModel, OmitProcessor
 from omit_hf.alignment import EncodedPicture, WordAlignment, align_sentence, encode_picture
 from omit_hf.command_line import CommandParser, expanded, run_script
 from omit_hf.data import load_image_text
-from omit_hf.hub.handler import Limits, RequestError, decoded
+from omit_hf.demo import data_url, message, picture_with_cells, sentence_block
+from omit_hf.demo.serving import LIMITS, Address, gr, serve
+from omit_hf.demo.style import SCRIPT
+from omit_hf.demo.words import MOST_SHOWN
+from omit_hf.hub.handler import RequestError, decoded
 from omit_hf.modeling.matching_omit import MATCHING
 from omit_hf.modeling.pictures_omit import rgb_picture
 from omit_hf.training import data_of_model
 
-LIMITS = Limits(characters=200)  # of a sentence
 MOST_CELLS = 1024  # of a picture; where a processor does not resize, larger ones are scaled down
-MOST_SHOWN = 768  # pixels of the picture's longer side on the page
 EXAMPLES = 6
-MOST_WAITING = 32  # requests in the queue, a second each or less; whoever comes then reads that the page is busy
-
-
-@dataclass
-class Arguments:
-    host: str | None = field(
-        default=None, metadata={"help": "Address to listen at, 0.0.0.0 for all; by default this machine alone."}
-    )
-    port: int | None = field(default=None, metadata={"help": "By default the first free one from 7860."})
-    share: bool = field(default=False, metadata={"help": "Make a public link through Gradio's servers."})
 
 
 @dataclass
@@ -148,101 +135,14 @@ def scenes_examples(name: str) -> list[tuple[Image.Image, str]]:
 
 
 def stage(shown: Shown) -> str:
-    """The picture with a cell over each fragment, whose opacity the page sets; what the model does not see is dim."""
-    frame = shown.encoded.frame
-    width, height, (x0, y0, x1, y1) = frame["width"], frame["height"], frame["area"]
-    blank = WordAlignment("", 0, [], [], *[None] * 2, **frame)
-    cells = "".join(
-        f'<rect x="{left:.2f}" y="{top:.2f}" width="{right - left:.2f}" height="{bottom - top:.2f}"/>'
-        for left, top, right, bottom in blank.places()
-    )
-    unseen = f"M0 0H{width}V{height}H0Z M{x0:.2f} {y0:.2f}H{x1:.2f}V{y1:.2f}H{x0:.2f}Z"
-    return (
-        f'<svg viewBox="0 0 {width} {height}" style="--sides: {width / height:.4f}" role="img" '
-        f'aria-label="The picture, {width} by {height} pixels">'
-        f'<image href="{data_url(shown.picture)}" width="{width}" height="{height}"/>'
-        f'<path class="unseen" fill-rule="evenodd" d="{unseen}"/><g class="cells">{cells}</g></svg>'
-        '<p class="status" role="status" aria-live="polite"></p>'
-    )
-
-
-def data_url(picture: Image.Image, most: int = MOST_SHOWN) -> str:
-    picture = picture.copy()
-    picture.thumbnail((most, most))
-    file, kind = io.BytesIO(), "png" if max(picture.size) <= 128 else "jpeg"
-    picture.save(file, kind, **({} if kind == "png" else {"quality": 88}))
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return picture_with_cells(shown.encoded.frame, data_url(shown.picture))
 
 
 def results(alignments: list[WordAlignment], sentences: list[str], means: list[float]) -> str:
     """Every sentence's words and dustbins, and the table that compares them."""
     titles = ["Words", "Words of the other sentence"] if len(sentences) > 1 else ["Words"]
-    blocks = [block(*each) for each in zip(titles, alignments, sentences, strict=True)]
+    blocks = [sentence_block(*each) for each in zip(titles, alignments, sentences, strict=True)]
     return "".join(blocks) + comparison(alignments, sentences, means)
-
-
-def block(title: str, alignment: WordAlignment, sentence: str) -> str:
-    """A sentence: its score, a button a word, and what its dustbins took."""
-    highest = max(float(alignment.mass.max()), 1e-12)
-    words = "".join(word_button(alignment, number, highest) for number in range(len(alignment.words)))
-    if alignment.has_dustbins:
-        of_words, of_picture, of_cells = dustbin_shares(alignment)
-        where = button(
-            "where",
-            "show which cells",
-            f"Cells in the dustbin: {of_picture:.0%} of the picture's mass. Lit cells found no word.",
-            of_cells,
-            1.0,
-        )
-        dustbins = (
-            f'To the dustbins went <b data-of="words" data-share="{of_words:.6f}">{of_words:.0%}</b> of the words’ '
-            f'mass and <b data-of="picture" data-share="{of_picture:.6f}">{of_picture:.0%}</b> of the picture’s: '
-            f"{where}."
-        )
-    else:
-        dustbins = f"This model matches with <code>{escape(alignment.matching)}</code>, which has no dustbins."
-    return (
-        f'<section class="sentence" aria-label="{escape(sentence)}"><h2>{title}'
-        f'<output data-similarity="{alignment.similarity:.6f}">score {alignment.similarity:.3f}</output></h2>'
-        f'<div class="words" role="group" aria-label="Words">{words}</div><p class="dustbins">{dustbins}</p></section>'
-    )
-
-
-def word_button(alignment: WordAlignment, number: int, highest: float) -> str:
-    word, mass, matched = alignment.words[number], alignment.mass[:, number], float(alignment.matched[number])
-    row, column = divmod(int(mass.argmax()), alignment.grid[1])
-    place = f"row {row + 1}, column {column + 1}"
-    name = f'<span class="name">{escape(word)}</span>'
-    tells = f"“{word}”: most of its mass, {mass.max():.0%}, comes from {place}"
-    label = f"{word}, most from {place}"
-    if alignment.has_dustbins:
-        name += f'<span class="bar"><i style="width:{matched:.1%}"></i></span><span class="share">{matched:.0%}</span>'
-        tells = f"“{word}”: {matched:.0%} of its mass comes from the picture, {mass.max():.0%} from {place} alone"
-        tells += f"; {1 - matched:.0%} from the dustbin"
-        label = f"{word}, {matched:.0%} from the picture"
-    if not alignment.known[number]:
-        tells, label = f"{tells}. The model does not know this word", f"{label}, not in the vocabulary"
-    kind = "word" if alignment.known[number] else "word unknown"
-    return button(kind, name, f"{tells}.", mass, highest, label, matched if alignment.has_dustbins else None)
-
-
-def button(kind: str, content: str, tells: str, shares, highest: float, label: str = "", matched=None) -> str:
-    """A button that lights the cells by their shares, of which `highest` is the brightest."""
-    numbers = " ".join(f"{share:.4f}".rstrip("0").rstrip(".") for share in shares)
-    label = f' aria-label="{escape(label)}"' if label else ""
-    matched = "" if matched is None else f' data-matched="{matched:.6f}"'
-    return (
-        f'<button type="button" class="{kind}" aria-pressed="false"{label}{matched} data-tells="{escape(tells)}" '
-        f'data-highest="{highest:.6f}" data-shares="{numbers}">{content}</button>'
-    )
-
-
-def dustbin_shares(alignment: WordAlignment) -> tuple:
-    """Of a plan with dustbins: the share of all words' mass that is the image dustbin's; the share of all cells' mass
-    that goes to the text dustbin; and that of each cell's own, [K]."""
-    plan = alignment.plan
-    of_cells = plan[1:, 0] / plan[1:].sum(axis=1).clip(1e-12)
-    return float(plan[0, 1:].sum() / plan[:, 1:].sum()), float(plan[1:, 0].sum() / plan[1:].sum()), of_cells
 
 
 def comparison(alignments: list[WordAlignment], sentences: list[str], means: list[float]) -> str:
@@ -274,45 +174,7 @@ def comparison(alignments: list[WordAlignment], sentences: list[str], means: lis
     )
 
 
-def message(text: str, kind: str = "hint") -> str:
-    role = ' role="alert"' if kind == "error" else ""
-    return f'<p class="{kind}"{role}>{escape(text)}</p>'
-
-
 # --- the page ---------------------------------------------------------------------------------------------------------
-
-SCRIPT = """
-const VEIL = 0.75;
-const stage = () => document.querySelector('#stage');
-const buttons = () => [...element.querySelectorAll('button[data-shares]')];
-const pinned = () => buttons().find(each => each.getAttribute('aria-pressed') === 'true');
-const summary = () => element.querySelector('[data-summary]')?.dataset.summary ?? '';
-function show(button) {
-  buttons().forEach(each => each.classList.toggle('shown', each === button));
-  const status = stage().querySelector('.status');
-  if (status) status.textContent = button ? button.dataset.tells : summary();
-  const shares = button ? button.dataset.shares.split(' ').map(Number) : [];
-  stage().querySelectorAll('.cells rect').forEach((cell, number) => {
-    const light = button ? Math.min(1, shares[number] / Number(button.dataset.highest)) : 1;
-    cell.style.fillOpacity = (VEIL * (1 - light)).toFixed(3);
-  });
-}
-const focused = () => buttons().find(each => each === document.activeElement);
-const rest = () => show(focused() ?? pinned());
-const of = event => event.target.closest('button[data-shares]');
-element.addEventListener('mouseover', event => of(event) && show(of(event)));
-element.addEventListener('mouseout', event => of(event) && rest());
-element.addEventListener('focusin', event => of(event) && show(of(event)));
-element.addEventListener('focusout', () => show(pinned()));
-element.addEventListener('click', event => {
-  const button = of(event);
-  if (!button) return;
-  const pin = button.getAttribute('aria-pressed') !== 'true';
-  buttons().forEach(each => each.setAttribute('aria-pressed', pin && each === button));
-  show(button);
-});
-watch('value', () => setTimeout(rest));
-"""
 
 CHOOSE = """
 element.addEventListener('click', event => {
@@ -322,63 +184,22 @@ element.addEventListener('click', event => {
 """
 
 CSS = """
-.gradio-container { overflow: visible !important; }
-.gradio-container .main { max-width: 1080px !important; margin: 0 auto; padding: 20px 24px !important; }
-.gradio-container .html-container { padding: 0; }
-.gradio-container .form { border: 0; box-shadow: none; background: none; gap: 10px; }
-.gradio-container .form .block { padding: 0; border: 0; background: none; }
-.toast-wrap { max-width: 100%; }
-footer { display: none !important; }
-#page { gap: 36px; }
-#head h1 { font-size: 27px; font-weight: 650; letter-spacing: -.02em; margin: 0 0 4px; }
-#head p, .note, .hint { color: var(--body-text-color-subdued); font-size: 14px; line-height: 1.5; margin: 0; }
-#stage { --tallest: 62vh; }
-#stage svg { display: block; width: min(100%, var(--tallest) * var(--sides)); margin: 0 auto; border-radius: 10px; }
-#stage .cells rect { fill: #0b1020; fill-opacity: 0; transition: fill-opacity .15s; shape-rendering: crispEdges; }
-#stage .unseen { fill: #0b1020; fill-opacity: .55; }
-#stage .status { min-height: 3em; overflow-wrap: anywhere; margin: 8px 0 0; font-size: 14px; line-height: 1.5; }
 .strip { display: grid; grid-template-columns: repeat(6, 1fr); gap: 8px; }
 .strip button { padding: 0; border: 1px solid var(--border-color-primary); border-radius: 8px; overflow: hidden;
   cursor: pointer; aspect-ratio: 1; }
+.strip button:focus-visible { outline: 3px solid var(--color-accent); outline-offset: 2px; }
 .strip img { width: 100%; height: 100%; object-fit: cover; display: block; margin: 0; }
-.sentence { padding: 0 0 14px; margin: 0 0 14px; border-bottom: 1px solid var(--border-color-primary); }
-.sentence h2 { display: flex; justify-content: space-between; gap: 16px; font-size: 14px; font-weight: 500; margin: 0;
-  color: var(--body-text-color-subdued); }
-.sentence output { font-variant-numeric: tabular-nums; font-weight: 600; color: var(--body-text-color); }
-.words { display: flex; flex-wrap: wrap; gap: 6px; margin: 8px 0 10px; }
-button.word { display: grid; grid-template-columns: minmax(0, auto) auto; column-gap: 8px; align-items: baseline;
-  align-content: center; cursor: pointer; min-height: 44px; max-width: 100%; padding: 5px 10px; border-radius: 8px;
-  border: 1px solid var(--border-color-primary); background: var(--background-fill-primary); text-align: left; }
-button.word .name { min-width: 0; font-size: 15px; font-weight: 500; overflow-wrap: anywhere; }
-button.word .share { font-size: 12px; font-weight: 400; color: var(--body-text-color-subdued); text-align: right;
-  font-variant-numeric: tabular-nums; }
-button.word .bar { grid-row: 2; grid-column: 1 / 3; height: 3px; margin-top: 4px; border-radius: 2px; overflow: hidden;
-  background: var(--border-color-primary); }
-button.word .bar i { display: block; height: 100%; background: var(--color-accent); }
-button.unknown { border-style: dashed; }
-.gradio-container button.where { background: none; cursor: pointer; text-decoration: underline; padding: 0;
-  color: var(--color-accent); font: inherit; }
-button.word.shown, button.word[aria-pressed=true] { border-color: var(--color-accent);
-  background: var(--color-accent-soft); }
-:is(#results, .strip) button:focus-visible { outline: 3px solid var(--color-accent); outline-offset: 2px; }
-.dustbins { font-size: 14px; line-height: 1.5; margin: 0; }
 .compare { width: 100%; border-collapse: collapse; font-size: 14px; margin: 0 0 8px; table-layout: fixed; }
 .gradio-container .compare, .compare * { border: 0 !important; }
-.gradio-container .words button { margin: 0; }
 .gradio-container .compare :is(th, td) { text-align: right; padding: 6px 0; border: 0; font-weight: 400;
   font-variant-numeric: tabular-nums; vertical-align: baseline; }
 .gradio-container .compare th:first-child { text-align: left; width: 56%; overflow-wrap: anywhere; }
 .better { font-size: 12px; color: var(--color-accent); margin-right: 8px; }
-.error { color: #b42318; font-size: 14px; } .dark .error { color: #ff8a80; }
 @media (max-width: 760px) {
-  .gradio-container .main { padding: 14px 16px !important; }
-  #page { flex-direction: column; flex-wrap: nowrap; gap: 14px; }
   #page > .column { display: contents; }
-  #head h1 { font-size: 22px; }
   #stage { --tallest: 34vh; position: sticky; top: 0; z-index: 5; padding: 6px 0;
     background: var(--body-background-fill); }
   .gradio-container .compare th:first-child { width: 44%; }
-  #stage .status { font-size: 13px; margin: 4px 0 0; }
 }
 """
 
@@ -464,34 +285,13 @@ def page(demo: Demo) -> gr.Blocks:
     return blocks
 
 
-def launch(demo: Demo, arguments: Arguments, **options) -> gr.Blocks:
+def launch(demo: Demo, address: Address, **options) -> gr.Blocks:
     """Serve the page; `options` are further ones of Gradio's `launch`."""
-    blocks = page(demo).queue(max_size=MOST_WAITING)
-    blocks.launch(
-        server_name=arguments.host,
-        server_port=arguments.port,
-        share=arguments.share,
-        max_file_size=LIMITS.image_bytes,
-        state_session_capacity=100,
-        footer_links=[],
-        run_history=False,
-        enable_monitoring=False,
-        mcp_server=False,
-        ssr_mode=False,
-        theme=gr.themes.Base(
-            primary_hue="indigo",
-            neutral_hue="slate",
-            font=["Inter", "system-ui", "sans-serif"],  # as installed; none is fetched elsewhere
-            font_mono=["ui-monospace", "monospace"],
-        ),
-        css=CSS,
-        **options,
-    )
-    return blocks
+    return serve(page(demo), address, CSS, **options)
 
 
 def main() -> None:
-    parser = CommandParser(Arguments, description=__doc__)
+    parser = CommandParser(Address, description=__doc__)
     parser.add_argument(
         "model",
         nargs="?",
@@ -501,7 +301,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.model:
         parser.error("no model is given; expected a folder or Hub id, as an argument or in the variable MODEL")
-    launch(Demo(arguments.model), Arguments(arguments.host, arguments.port, arguments.share))
+    launch(Demo(arguments.model), Address(arguments.host, arguments.port, arguments.share))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def pytest_addoption(parser):
         "--screenshots",
         nargs=2,
         metavar=("MODEL", "FOLDER"),
-        help="of tests/test_app.py: make the README's pictures of the demo with this model, in this folder",
+        help="of test_app.py, or with a library test_library_app.py: make the README's pictures in this folder",
     )
 
 

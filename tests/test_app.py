@@ -15,7 +15,6 @@ import sys
 import urllib.error
 import urllib.request
 import uuid
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +22,9 @@ import pytest
 import torch
 from broken_pictures import FILES
 from broken_pictures import PICTURE as WHOLE
+from browser import DESKTOP, HOSTILE, PHONE, Elements, Page, start_chromium
 from miniatures import save_clip, text_tokenizer
 from PIL import Image
-from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -35,16 +33,10 @@ from tiny import REGIONS, TEXT, tiny_config, tiny_recipe
 from transformers import CLIPImageProcessor
 
 from omit_hf import OmitModel, OmitProcessor
+from omit_hf.demo import serving
 from omit_hf.training import Recipe, write_recipe_file
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "app.py"
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage"
-)
-DESKTOP, PHONE = (1200, 880), (390, 844)
-HOSTILE = "<img src=x onerror=window.hacked=1> ${window.hacked=1} {{hacked}} \" onfocus='window.hacked=1'"
 
 
 @pytest.fixture(scope="module")
@@ -96,30 +88,6 @@ def oracle(demo, picture, sentence) -> dict:
         "picture": sum(cell[0] for cell in cells) / sum(map(sum, cells)),
         "cells": [cell[0] / sum(cell) for cell in cells],
     }
-
-
-class Elements(HTMLParser):
-    """Every element of a piece of HTML with its attributes; an open one at its end fails."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.found, self.open = [], []
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attributes):
-        self.found.append((tag, dict(attributes)))
-        self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.found.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def all(self, tag, key=None):
-        return [attributes for name, attributes in self.found if name == tag and (key is None or key in attributes)]
 
 
 # --- what is drawn ----------------------------------------------------------------------------------------------------
@@ -244,7 +212,7 @@ def test_uploads_and_sentences_have_limits(app, demo, tmp_path, monkeypatch):
     Image.new("RGB", (400, 8)).save(tmp_path / "long.png")
     with pytest.raises(ValueError, match=r"400 x 8 pixels; expected at most 20 times"):
         demo.open(tmp_path / "long.png")
-    monkeypatch.setattr(app, "LIMITS", app.Limits(image_bytes=file.stat().st_size - 1))
+    monkeypatch.setattr(app, "LIMITS", serving.Limits(image_bytes=file.stat().st_size - 1))
     with pytest.raises(ValueError, match=r"too large; expected at most \d+ bytes"):
         demo.open(file)
 
@@ -311,79 +279,27 @@ def test_a_picture_that_is_too_small_says_so(demo, tmp_path):
 
 @pytest.fixture(scope="module")
 def blocks(app, demo):
-    blocks = app.launch(demo, app.Arguments(), prevent_thread_lock=True, quiet=True)
+    blocks = app.launch(demo, app.Address(), prevent_thread_lock=True, quiet=True)
     yield blocks
     blocks.close()
 
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
-    if not (CHROMIUM and DRIVER) and not os.environ.get("CI"):
-        pytest.skip("there is no chromium with chromedriver: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM or "chromium"
-    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('browser')}"]:
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER or "chromedriver"))
-    driver.set_script_timeout(60)
+    driver = start_chromium(tmp_path_factory.mktemp("browser"))
     yield driver
     driver.quit()
 
 
-class Page:
-    """The page as a visitor has it."""
-
-    def __init__(self, driver, url, size):
-        self.driver = driver
-        width, height = size
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": size == PHONE}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        driver.get(url)
-        self.until(lambda: self.words())
-
-    def until(self, condition):
-        # What was found may be drawn anew before it is read: look again.
-        wait = WebDriverWait(self.driver, 60, poll_frequency=0.05, ignored_exceptions=[StaleElementReferenceException])
-        return wait.until(lambda _: condition())
-
-    def script(self, code, *arguments):
-        return self.driver.execute_script(code, *arguments)
-
-    def all(self, selector):
-        return self.driver.find_elements(By.CSS_SELECTOR, selector)
-
-    def words(self, sentence=1) -> list[str]:
-        """In one go, since the page may change meanwhile."""
-        code = "return [...document.querySelectorAll(arguments[0])].map(each => each.textContent)"
-        return self.script(code, f"#results section:nth-of-type({sentence}) .word .name")
-
-    def box(self, name):
-        return self.all(f"#{name} textarea, #{name} input")[0]
-
-    def write(self, name, text):
-        self.box(name).send_keys(Keys.CONTROL, "a")
-        self.box(name).send_keys(text)
-
-    def value(self, name) -> str:
-        return self.box(name).get_property("value")
-
-    def shades(self) -> list[float]:
-        cells = "[...document.querySelectorAll('#stage .cells rect')]"
-        return self.script(f"return {cells}.map(each => Number(each.style.fillOpacity))")
-
-    def status(self) -> str:
-        return self.script("return document.querySelector('#stage .status').textContent")
-
-    def active(self) -> str:
-        return self.script("return document.activeElement.getAttribute('aria-label') ?? document.activeElement.tagName")
-
-    def press(self, *keys):
-        ActionChains(self.driver).send_keys(*keys).perform()
+def opened(chromium, blocks, size=DESKTOP) -> Page:
+    page = Page(chromium, blocks.local_url, size)
+    page.until(page.words)
+    return page
 
 
 @pytest.fixture
 def page(chromium, blocks):
-    return Page(chromium, blocks.local_url, DESKTOP)
+    return opened(chromium, blocks)
 
 
 def test_choose_type_and_look(page, demo):
@@ -490,7 +406,7 @@ def test_hostile_sentences_stay_text(page):
 
 
 def test_on_a_phone(chromium, blocks):
-    page = Page(chromium, blocks.local_url, PHONE)
+    page = opened(chromium, blocks, PHONE)
     page.write("sentence", "a " + "very" * 30 + " red star")
     page.until(lambda: len(page.words()) == 4)
     assert page.script("return document.documentElement.scrollWidth") <= PHONE[0]
@@ -533,10 +449,9 @@ def test_no_file_is_read_but_uploads(blocks, tmp_path):
     assert "svg" not in json.dumps(event)
 
 
-def test_a_full_queue_says_that_it_is(request, app, demo, chromium, monkeypatch):
-    assert app.MOST_WAITING == 32
-    monkeypatch.setattr(app, "MOST_WAITING", 0)
-    blocks = app.launch(demo, app.Arguments(), prevent_thread_lock=True, quiet=True)
+def test_a_full_queue_says_that_it_is(request, app, demo, chromium):
+    assert serving.MOST_WAITING == 32
+    blocks = app.launch(demo, app.Address(), most_waiting=0, prevent_thread_lock=True, quiet=True)
     request.addfinalizer(blocks.close)
     body = {"data": [None, "a star", ""], "fn_index": 0, "session_hash": uuid.uuid4().hex}
     join = urllib.request.Request(
@@ -557,8 +472,8 @@ def test_pictures_of_the_page(request, app, chromium, blocks, tmp_path):
     wanted = request.config.getoption("screenshots")
     model, folder = (None, tmp_path) if wanted is None else (wanted[0], Path(wanted[1]))
     if model is not None:
-        blocks = app.launch(app.Demo(model), app.Arguments(), prevent_thread_lock=True, quiet=True)
-    page = Page(chromium, blocks.local_url, DESKTOP)
+        blocks = app.launch(app.Demo(model), app.Address(), prevent_thread_lock=True, quiet=True)
+    page = opened(chromium, blocks)
     page.all("#examples button")[2].click()
     page.until(lambda: "white" in page.words())
     page.write("sentence", "a white plus and a white ring")

@@ -1,72 +1,16 @@
-"""What the scripts share: help that shows defaults, `~` in paths, options in JSON, errors of one line, any console."""
+"""What every command and script ends in: errors of one line, any console, pipes that are closed early."""
 
-import argparse
 import contextlib
 import errno
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser
-
-from omit_hf.parsing import parse_json, shown
 
 CLOSED_PIPE = 141  # the status of a program that SIGPIPE ended
 DISK_ERRORS = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS", "EFBIG") if hasattr(errno, name)}
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows the defaults of options, and a script's examples as they are written."""
-
-
-class Text(str):
-    """The type of an option that is never a path: its `~` stays."""
-
-
-class CommandParser(HfArgumentParser):
-    """The parser of every command. A leading `~` of what is given is the home folder, as where the shell replaces it;
-    it does not in `--output=~/x`, in JSON and in quotes.
-
-    Args:
-        groups: dataclasses whose fields are options.
-        options: further ones of `argparse.ArgumentParser`.
-    """
-
-    def __init__(self, groups: type | Iterable[type] = (), **options):
-        super().__init__(groups, formatter_class=HelpFormatter, **options)
-
-    def parse_known_args(self, args=None, namespace=None):
-        before = dict(vars(namespace or argparse.Namespace()))
-        found, rest = super().parse_known_args(args, namespace)
-        for name, value in vars(found).items():
-            if value is not before.get(name, self.get_default(name)):
-                setattr(found, name, expanded(value))
-        return found, rest
-
-
-def expanded(value):
-    """An option's value with the home folder in the place of a leading `~`, also within lists and JSON."""
-    if isinstance(value, dict):
-        return {name: expanded(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [expanded(each) for each in value]
-    if isinstance(value, str | Path) and not isinstance(value, Text):
-        return type(value)(os.path.expanduser(value))
-    return value
-
-
-def json_object(text: str) -> dict:
-    """The type of an option of a command line whose value is a JSON object."""
-    try:
-        value = parse_json(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{shown(text)} is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{shown(text)} is {type(value).__name__}; expected names and values in {{}}")
-    return value
 
 
 def run_script(main: Callable[[], int | None], *others: type[Exception]) -> None:
