@@ -93,7 +93,7 @@ class LanceStore:
     """
 
     def __init__(self, uri: str, storage_options: dict[str, str] | None = None):
-        self.uri = uri
+        self.uri, self.storage_options = uri, storage_options
         try:
             self.database = lancedb.connect(uri, storage_options=storage_options)
         except (ValueError, RuntimeError, TypeError) as error:
