@@ -112,8 +112,9 @@ def add_distributed(
         update.reader.check_form(["image"])
         known = {row["id"]: row for row in update.store.metadata(columns=list(KNOWN))}
         paths = {file.path for file in found}
-        gone = {row["digest"] for path, row in known.items() if path not in paths and is_gone(path)}
-        new = [file for file in found if file.path not in known]
+        rows = [row for row in known.values() if row["bytes"] is not None and row["path"] not in paths]
+        gone = {row["digest"] for row in rows if is_gone(row["path"])}
+        new = [file for file in found if file.path not in known and file.path not in update.failed]
         added = _encode(update, new, gone, encoders) if new else 0
         _make_index(library, update)
         report = update.files(found, problems, places, remove=False)
