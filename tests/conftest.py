@@ -94,6 +94,26 @@ def published(scenes_model, processor, tmp_path):
 
 
 @pytest.fixture
+def pictures(scenes, tmp_path):
+    """A folder of 24 pictures."""
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    for number, row in enumerate(scenes["train"]):
+        row["image"].save(folder / ("more" if number % 2 else ".") / f"{number:02}.png")
+    return folder
+
+
+@pytest.fixture
+def library(pictures, scenes_model, processor, tmp_path):
+    """A library of them."""
+    from omit_hf.library import PictureLibrary  # needs LanceDB
+
+    made = PictureLibrary(tmp_path / "photos.lance", scenes_model, processor)
+    made.add(pictures, progress=False)
+    return made
+
+
+@pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     """A cache of `datasets` for the test alone, and Accelerate as in a new process."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")

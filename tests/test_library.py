@@ -7,23 +7,6 @@ from omit_hf.library import library as library_module
 from omit_hf.modeling import OmitFeatures
 
 
-@pytest.fixture
-def pictures(scenes, tmp_path):
-    """A folder of 24 pictures."""
-    folder = tmp_path / "pictures"
-    (folder / "more").mkdir(parents=True)
-    for number, row in enumerate(scenes["train"]):
-        row["image"].save(folder / ("more" if number % 2 else ".") / f"{number:02}.png")
-    return folder
-
-
-@pytest.fixture
-def library(pictures, scenes_model, processor, tmp_path):
-    made = PictureLibrary(tmp_path / "photos.lance", scenes_model, processor)
-    made.add(pictures, progress=False)
-    return made
-
-
 def features_of(library, scenes) -> OmitFeatures:
     """Those of the pictures, as a library rounds them."""
     inputs = library.processor(images=list(scenes["train"]["image"]))

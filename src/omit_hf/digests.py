@@ -5,6 +5,9 @@ import json
 
 import torch
 
+# Fields that saving sets, or that change no feature.
+PASSING = ("architectures", "auto_map", "backend", "dtype", "processor_class", "torch_dtype", "transformers_version")
+
 
 def model_digest(module: torch.nn.Module, parts: list, content: str = "") -> str:
     """A digest of a module's weights and configuration, of image processors and tokenizers, and of a text.
@@ -14,10 +17,9 @@ def model_digest(module: torch.nn.Module, parts: list, content: str = "") -> str
         parts: image processors and tokenizers; None are none.
     """
     digest = hashlib.sha256()
-    config = {name: value for name, value in module.config.to_dict().items() if not name.startswith("_")}
-    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    digest.update(json.dumps(_lasting(module.config.to_dict()), sort_keys=True, default=str).encode())
     for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
+        digest.update(f"{name} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     for part in parts:
         if hasattr(part, "backend_tokenizer"):
@@ -27,6 +29,14 @@ def model_digest(module: torch.nn.Module, parts: list, content: str = "") -> str
             digest.update(json.dumps(words, sort_keys=True).encode())
             digest.update(str((part.model_max_length, part.padding_side, part.truncation_side)).encode())
         elif part is not None:
-            digest.update(part.to_json_string().encode())
+            digest.update(json.dumps(_lasting(json.loads(part.to_json_string())), sort_keys=True).encode())
     digest.update(content.encode())
     return digest.hexdigest()[:32]
+
+
+def _lasting(value):
+    """A configuration without what tells how and where it was saved."""
+    if not isinstance(value, dict):
+        return value
+    named = {str(name): each for name, each in value.items()}
+    return {name: _lasting(each) for name, each in named.items() if name[:1] != "_" and name not in PASSING}

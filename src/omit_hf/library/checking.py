@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from omit_hf.library.ranking import Query, best
+from omit_hf.library.ranking import Query, best, rank_items
 from omit_hf.library.stores import Store
 
 COUNTS = (50, 100, 200, 400, 800, 1600, 3200)
@@ -40,7 +40,7 @@ class Check:
         return "\n".join([*lines, f"| all | 100.0% | {self.exact_milliseconds:.0f} |"])
 
 
-def check_candidates(queries: list[Query], store: Store, k: int, share: float, kind: str) -> Check:
+def check_candidates(queries: list[Query], kind: str, store: Store, k: int, share: float) -> Check:
     """Compare the best k of all counts of candidates with those of all items. `store` has a `scan` beside its methods.
 
     Raises:
@@ -65,7 +65,7 @@ def check_candidates(queries: list[Query], store: Store, k: int, share: float, k
         for count in COUNTS:
             started = time.perf_counter()
             ids = store.candidates(*words, None, count).ids
-            ranked = best(ids, query.scores(store.fragments(ids)), k).ids
+            ranked = rank_items(query, store, ids, k).ids
             seconds.setdefault(count, []).append(time.perf_counter() - started)
             found.setdefault(count, []).append(len(set(ranked) & set(wanted)) / len(wanted))
             if len(ids) < count:

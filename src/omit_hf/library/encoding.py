@@ -4,11 +4,13 @@ import collections
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
-from omit_hf.library.lance import as_stored
+from omit_hf.library.columns import as_stored
+
+SHAPES = 4
 
 
 @dataclass
@@ -20,12 +22,18 @@ class Item:
         inputs: the model's, of this item alone, [1, …] each; None for what is not encoded.
         problem: why it cannot be read.
         same_as: the row, as the library has it, that holds the same content.
+        changes: of the metadata of that row.
+        name: what a list of problems calls it, a path where there is one.
+        lasting: whether a problem is kept, of what has a name that lasts.
     """
 
     metadata: dict
     inputs: dict | None = None
     problem: str | None = None
     same_as: dict | None = None
+    changes: dict = field(default_factory=dict)
+    name: str | None = None
+    lasting: bool = True
 
 
 def encode(model, of: str, items: Iterable[Callable[[], Item]], batch_size: int) -> Iterator[list[Item]]:
@@ -35,7 +43,8 @@ def encode(model, of: str, items: Iterable[Callable[[], Item]], batch_size: int)
         model: `OmitModel` in evaluation mode.
         of: `pictures` or `captions`.
         items: what makes an item, called in a thread.
-        batch_size: items whose inputs have the same shape are encoded together.
+        batch_size: items whose inputs have the same shape are encoded together. Of many shapes, no more than this
+            number of times `SHAPES` wait for others of theirs.
     """
     waiting: dict[tuple, list[Item]] = collections.defaultdict(list)
     for item in _ahead(items, 2 * batch_size):
@@ -46,6 +55,8 @@ def encode(model, of: str, items: Iterable[Callable[[], Item]], batch_size: int)
         waiting[shapes].append(item)
         if len(waiting[shapes]) == batch_size:
             yield _encoded(model, of, waiting.pop(shapes))
+        elif sum(map(len, waiting.values())) > SHAPES * batch_size:
+            yield _encoded(model, of, waiting.pop(max(waiting, key=lambda each: len(waiting[each]))))
     for batch in waiting.values():
         yield _encoded(model, of, batch)
 
@@ -53,13 +64,23 @@ def encode(model, of: str, items: Iterable[Callable[[], Item]], batch_size: int)
 @torch.inference_mode()
 def _encoded(model, of: str, batch: list[Item]) -> list[Item]:
     inputs = {name: torch.cat([item.inputs[name] for item in batch]).to(model.device) for name in batch[0].inputs}
-    features = model.get_image_features(**inputs) if of == "pictures" else model.get_text_features(**inputs)
+    for item in batch:
+        item.inputs = None
+    try:
+        features = model.get_image_features(**inputs) if of == "pictures" else model.get_text_features(**inputs)
+    except ValueError as error:  # such as of pictures that are too small for the model
+        for item in batch:
+            item.problem = str(error)
+        return batch
     grid = None
     if "pixel_values" in inputs:
         shown = tuple(inputs["pixel_values"].shape[-2:])
         grid = list(model.vision_encoder.grid(shown, features.last_hidden_state))
-    for item, stored in zip(batch, as_stored(features), strict=True):
-        item.inputs = None
+    finite = features.embeds.isfinite().all(-1).all(-1) & features.pooled.isfinite().all(-1)
+    for item, stored, is_finite in zip(batch, as_stored(features), finite.tolist(), strict=True):
+        if not is_finite:
+            item.problem = "the model gives NaN or infinity for it"
+            continue
         item.metadata |= stored if grid is None else {**stored, "grid": grid}
     return batch
 

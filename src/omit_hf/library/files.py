@@ -1,5 +1,6 @@
 """Picture files of folders: which there are, what they hold, and when they were taken."""
 
+import errno
 import hashlib
 import io
 import os
@@ -36,49 +37,99 @@ class PictureFile:
         return {"path": self.path, "folder": self.folder, "bytes": self.bytes, "modified": self.modified}
 
 
-def find_pictures(places: Sequence[str | Path]) -> list[PictureFile]:
+def find_pictures(places: Sequence[str | Path], problems: dict[str, str] | None = None) -> list[PictureFile]:
     """Find the picture files of folders, by their endings, and take the files that are named.
 
     Links are followed, a folder is searched once, and what begins with a dot is left out.
 
+    Args:
+        places: folders and files.
+        problems: a dict that receives what could not be looked at, by path, and why: folders below the places that
+            cannot be read, and files whose names are no UTF-8, with escapes. Without it they raise an OSError.
+
     Raises:
         FileNotFoundError: if a place is not there.
+        PermissionError: if it cannot be read.
         ValueError: if there is no picture in a folder.
     """
     PIL.Image.init()
     found: dict[str, PictureFile] = {}
+    met: dict[str, str] = {}
     for place in places:
         place = os.path.abspath(os.path.expanduser(place))
         if os.path.isdir(place):
-            names = list(_pictures_below(place, set()))
-            if not names:
+            os.scandir(place).close()  # raises what there is against it
+            names, folder = list(_pictures_below(place, set(), met)), place
+            if not names and not met:
                 endings = ", ".join(sorted(PIL.Image.registered_extensions())[:8])
                 raise ValueError(f"There is no picture in {place!r}; expected files that end in {endings} or the like.")
         elif os.path.isfile(place):
-            names = [place]
+            names, folder = [place], os.path.dirname(place)
         else:
             raise FileNotFoundError(f"There is no file or folder {place!r}; expected pictures, or a folder of them.")
-        folder = place if os.path.isdir(place) else os.path.dirname(place)
         for name in names:
-            stat = os.stat(name)
+            try:
+                stat = os.stat(name)
+                os.fsencode(name).decode()
+            except FileNotFoundError:  # since it was listed
+                continue
+            except UnicodeDecodeError:
+                met[escaped(name)] = "its name is no UTF-8; rename it"
+                continue
+            except OSError as error:
+                met[escaped(name)] = error.strerror
+                continue
             found.setdefault(name, PictureFile(name, folder, stat.st_size, stat.st_mtime_ns))
+    if met and problems is None:
+        raise OSError("; ".join(f"{path}: {why}" for path, why in met.items()))
+    if problems is not None:
+        problems |= met
     return list(found.values())
 
 
-def _pictures_below(folder: str, seen: set) -> Iterator[str]:
-    stat = os.stat(folder)
-    if (stat.st_dev, stat.st_ino) in seen:
+def escaped(path: str) -> str:
+    """A path as UTF-8, with escapes for what is none."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def is_gone(path: str) -> bool:
+    """Whether a file is not there any more; one that cannot be looked at may be."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        pass
+    return False
+
+
+def _pictures_below(folder: str, seen: set, problems: dict[str, str]) -> Iterator[str]:
+    try:
+        stat = os.stat(folder)
+        if (stat.st_dev, stat.st_ino) in seen:
+            return
+        seen.add((stat.st_dev, stat.st_ino))
+        with os.scandir(folder) as entries:
+            entries = sorted(entries, key=lambda each: each.name)
+    except FileNotFoundError:  # since it was listed
         return
-    seen.add((stat.st_dev, stat.st_ino))
+    except OSError as error:
+        problems[escaped(folder)] = error.strerror
+        return
     endings = PIL.Image.registered_extensions()
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda each: each.name):
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                yield from _pictures_below(entry.path, seen)
-            elif os.path.splitext(entry.name)[1].lower() in endings and entry.is_file():
-                yield entry.path
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError as error:
+            if error.errno != errno.ELOOP:  # a link to itself is nothing
+                problems[escaped(entry.path)] = error.strerror
+            continue
+        if is_folder:
+            yield from _pictures_below(entry.path, seen, problems)
+        elif is_file and os.path.splitext(entry.name)[1].lower() in endings:
+            yield entry.path
 
 
 def digest_of(content: bytes) -> str:

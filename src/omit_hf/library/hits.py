@@ -1,17 +1,17 @@
 """What a search finds: an item, its score, and the reason."""
 
-import os
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 
 from omit_hf.alignment import EncodedPicture, WordAlignment, align_sentence
 from omit_hf.alignment.cells import window_of
-from omit_hf.library.files import digest_of
+from omit_hf.library.files import decode, digest_of
+from omit_hf.library.models import TOKENIZING
 from omit_hf.modeling import OmitFeatures
-from omit_hf.modeling.pictures_omit import as_picture
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class Hit:
             raise ValueError("The query is a picture, which has no words; expected the hit of a sentence.")
         model, processor = self.library.model, self.library.processor
         encoded = EncodedPicture(self.features, _frame(processor, self.metadata, self.frame))
-        return align_sentence(model, processor, encoded, self.query)
+        with TOKENIZING:
+            return align_sentence(model, processor, encoded, self.query)
 
     @property
     def words(self) -> list[FoundWord]:
@@ -91,12 +92,14 @@ class Hit:
         """
         if self.path is None:
             raise ValueError(f"The picture {self.id!r} was a row of a data set; expected draw(picture).")
-        if not os.path.isfile(self.path):
-            raise FileNotFoundError(f"{self.path!r} is no longer there; bring the library up to date with sync.")
-        with open(self.path, "rb") as file:
-            if digest_of(file.read()) != self.metadata["digest"]:
-                raise ValueError(f"{self.path!r} has changed since; bring the library up to date with sync.")
-        return as_picture(self.path, self.path)
+        try:
+            content = Path(self.path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            gone = f"{self.path!r} is no longer there; bring the library up to date with sync."
+            raise FileNotFoundError(gone) from error
+        if digest_of(content) != self.metadata["digest"]:
+            raise ValueError(f"{self.path!r} has changed since; bring the library up to date with sync.")
+        return decode(content)[0]
 
     def draw(self, picture: PIL.Image.Image | None = None):
         """Draw the words over the picture: a figure of matplotlib, from `omit_hf.visualization.draw_words`.
@@ -133,6 +136,6 @@ def _frame(processor, metadata: dict, stored: dict) -> dict:
         area = tuple(window_of(processor.image_processor, width, height).tolist())
         return {"grid": tuple(stored["grid"]), "area": area, "width": width, "height": height}
     boxes = None if stored["boxes"] is None else np.array(stored["boxes"], float).reshape(-1, 4)
-    if width is None:
+    if width is None or height is None:
         width, height = (1, 1) if boxes is None else (max(1, int(np.ceil(side))) for side in boxes[:, 2:].max(axis=0))
     return {"boxes": boxes, "width": width, "height": height}

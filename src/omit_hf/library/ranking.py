@@ -9,6 +9,7 @@ from torch import Tensor
 from omit_hf.library.stores import Store
 from omit_hf.modeling import OmitFeatures
 
+FRAGMENTS_AT_ONCE = 512  # items whose fragments are in memory at once
 ROUNDING = 1e-5  # of scores and bounds in float32, by which a proof must be the stricter
 
 
@@ -80,13 +81,20 @@ class Query:
 def rank_candidates(query: Query, store: Store, k: int, where, count: int) -> Ranking:
     """Rank the `count` candidates of the first stage; `proven` if the k-th score reaches what was left out."""
     found = store.candidates(*query.words(), where, count)
-    ranking = best(found.ids, query.scores(store.fragments(found.ids)), k)
+    ranking = rank_items(query, store, found.ids, k)
     if found.rest is None or not query.has_bound:
         proven = found.rest == -torch.inf
     else:
         last = float(ranking.scores[-1]) if len(ranking.ids) == min(k, count) and ranking.ids else -torch.inf
         proven = found.rest == -torch.inf or last >= found.rest + ROUNDING
     return ranking._replace(proven=proven)
+
+
+def rank_items(query: Query, store: Store, ids: list, k: int) -> Ranking:
+    """Rank some items by the head's score."""
+    pieces = [ids[start : start + FRAGMENTS_AT_ONCE] for start in range(0, len(ids), FRAGMENTS_AT_ONCE)]
+    scores = [query.scores(store.fragments(piece)) for piece in pieces]
+    return best(ids, torch.cat(scores) if scores else torch.zeros(0), k)
 
 
 def rank_everything(query: Query, blocks: Iterable[tuple[list, OmitFeatures]], k: int) -> Ranking:

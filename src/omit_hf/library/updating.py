@@ -9,17 +9,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from omit_hf.data.pictures import stored_pictures
+from omit_hf.library.columns import check_ids, metadata_fields
 from omit_hf.library.encoding import Item, encode
-from omit_hf.library.files import PictureFile, decode, digest_of, find_pictures
+from omit_hf.library.files import PictureFile, is_gone
 from omit_hf.library.lance import LanceStore
+from omit_hf.library.reading import Reader
 from omit_hf.writing import names_what_fails
 
-COMMIT_ROWS, COMMIT_SECONDS = 1024, 20  # a transaction; what was not committed is encoded again after a kill
+# A transaction; what was not committed is encoded again after a kill.
+COMMIT_ROWS, COMMIT_BYTES, COMMIT_SECONDS = 1024, 2**28, 20
 KNOWN = ("key", "id", "path", "folder", "digest", "bytes", "modified")
 
 
@@ -29,6 +30,7 @@ class Report:
 
     Args:
         added, replaced, moved, removed, unchanged: numbers of items.
+        changed: items whose metadata alone are others now.
         unreadable: files that could not be read, by path, and why.
         seconds: that it took.
     """
@@ -40,6 +42,7 @@ class Report:
     unchanged: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    changed: int = 0
 
 
 class Update:
@@ -57,128 +60,89 @@ class Update:
         self.store, self.model, self.processor = store, model, processor
         self.batch_size, self.progress, self.tend = batch_size, progress, tend
         self.report = Report()
-        self.known = {row["id"]: row for row in store.metadata(columns=KNOWN)}
+        self.known: dict[str, dict] = {}
+        self.met: set[str] = set()
         self.failed = {row["path"]: row for row in store.unreadable()}
-        self.gone: dict[str, dict] = {}
+        self.gone: dict[str, list[dict]] = {}
+        self.reader = Reader(model, processor, {}, self.gone)
         self.writing: Future | None = None
         self._clear()
 
-    def files(self, places: Sequence[str | Path], remove: bool) -> Report:
-        """Add the pictures of folders and files; `remove` those that folders no longer have."""
-        found = find_pictures(places)
+    def files(
+        self, found: Sequence[PictureFile], problems: dict[str, str], roots: Sequence[str], remove: bool
+    ) -> Report:
+        """Add files, and remove those of folders that are gone.
+
+        Args:
+            found, problems: from `find_pictures`.
+            roots: the folders in which they were found.
+            remove: whether what is gone from the folders is removed.
+        """
+        self.reader.check_form(["image"])
+        self._know(KNOWN)
         paths = {file.path for file in found}
-        for row in self.known.values():
-            if row["path"] is not None and row["path"] not in paths and not os.path.exists(row["path"]):
-                self.gone.setdefault(row["digest"], row)
-        report = self._run(len(found), self._items_of_files(found))
+        rows = [row for row in self.known.values() if row["path"] is not None and row["path"] not in paths]
+        for row in rows:
+            if row["bytes"] is not None and is_gone(row["path"]):
+                self.gone.setdefault(row["digest"], []).append(row)
+        self._run(len(found), self._items_of_files(found, problems))
+        stale = [path for path in self.failed if _is_below(path, roots) and path not in paths | problems.keys()]
+        gone = []
         if remove:
-            roots = [os.path.abspath(os.path.expanduser(place)) for place in places]
-            self._remove(roots, paths)
-        return report
+            rows = [row for row in self.known.values() if row["path"] is not None and row["path"] not in paths]
+            gone = [row["key"] for row in rows if _is_below(row["path"], roots) and is_gone(row["path"])]
+        with names_what_fails(self.store.uri):
+            if gone:
+                self.store.delete(gone)
+            if stale:
+                self.store.write_unreadable([], stale)
+        self.report.removed = len(gone)
+        return self.report
 
     def rows(self, data: Dataset) -> Report:
         """Add the pictures, or regions, of a data set, with all of its other columns as metadata."""
-        return self._run(len(data), self._items_of_rows(data))
+        self.reader.check_form(data.column_names)
+        check_ids(data)
+        fields = metadata_fields(data, self.store.table.schema)
+        self.store.widen(fields)
+        self._know(dict.fromkeys([*KNOWN, "boxes", *(field.name for field in fields)]))
+        return self._run(len(data), self.reader.rows(data, fields))
 
-    def again(self, rows: Sequence[dict]) -> Report:
-        """Encode files, or captions, whose metadata are known from another table."""
-        return self._run(len(rows), (partial(self._again, row) for row in rows))
+    def again(self, rows: Sequence[dict], data: Dataset | None) -> Report:
+        """Encode what is known from another table, whose `metadata` and `boxes` the rows are.
+
+        A row that is here already with the same metadata stays; what is here and not among them goes.
+        """
+        columns = [*self.store.columns, "boxes"]
+        wanted = {row["key"]: row for row in rows}
+        here = self.store.metadata(columns=columns)
+        stale = [row["key"] for row in here if not _agrees(row, wanted.get(row["key"]))]
+        if stale:
+            self.store.delete(stale)
+        self._know(KNOWN)
+        return self._run(len(rows), self.reader.again(rows, data))
 
     def captions(self, captions: Sequence[str]) -> Report:
         """Add captions."""
-        return self._run(len(captions), (partial(self._caption, text) for text in dict.fromkeys(captions)))
+        captions = list(dict.fromkeys(captions))
+        self._know(KNOWN)
+        return self._run(len(captions), (partial(self.reader.caption, text) for text in captions))
 
-    # --- items --------------------------------------------------------------------------------------------------------
+    def _know(self, columns) -> None:
+        self.known = {row["id"]: row for row in self.store.metadata(columns=list(columns))}
+        self.reader.known = dict(self.known)  # as it was before: what is read does not depend on what is done
 
-    def _items_of_files(self, found: list[PictureFile]) -> Iterator[Callable[[], Item]]:
+    def _items_of_files(self, found: Sequence[PictureFile], problems: dict[str, str]) -> Iterator[Callable[[], Item]]:
+        for path, problem in problems.items():
+            yield partial(Item, {"path": path}, problem=problem)
         for file in found:
-            known, failed = self.known.get(file.path), self.failed.get(file.path)
+            known = self.known.get(file.path)
             if known is not None and (known["bytes"], known["modified"]) == (file.bytes, file.modified):
                 self._count_unchanged()
-            elif failed is not None and (failed["bytes"], failed["modified"]) == (file.bytes, file.modified):
-                self.report.unreadable[file.path] = failed["reason"]
-                self.bar.update()
+                if file.path in self.failed:
+                    self.readable.append(file.path)
             else:
-                yield partial(self._read, file)
-
-    def _read(self, file: PictureFile) -> Item:
-        metadata = {"id": file.path, **file.metadata()}
-        try:
-            content = Path(file.path).read_bytes()
-            metadata["digest"] = digest_of(content)
-            for same in (self.known.get(file.path), self.gone.get(metadata["digest"])):
-                if same is not None and same["digest"] == metadata["digest"]:
-                    return Item(metadata, same_as=same)
-            picture, seen = decode(content)
-            inputs = self.processor(images=[picture])
-        except (OSError, ValueError) as error:
-            return Item(metadata, problem=str(error) or type(error).__name__)
-        return Item(metadata | seen, dict(inputs))
-
-    def _items_of_rows(self, data: Dataset) -> Iterator[Callable[[], Item]]:
-        regions = "region_features" in data.column_names
-        if not regions and "image" not in data.column_names:
-            raise ValueError(
-                f"The data have the columns {', '.join(data.column_names)}; expected image or region_features."
-            )
-        if not regions:
-            images = stored_pictures(data)
-            data = data.remove_columns("image")
-        for number in range(len(data)):
-            row = data[number]
-            if regions:
-                yield partial(self._row, row, None, number)
-            else:
-                yield partial(self._row, row, images[number]["image"], number)
-
-    def _row(self, row: dict, stored: dict | None, number: int) -> Item:
-        metadata = {name: value for name, value in row.items() if name not in ("region_features", "boxes", "image_id")}
-        path = None if stored is None else stored["path"]
-        metadata["path"] = os.path.abspath(path) if path and os.path.isfile(path) else None
-        try:
-            if stored is None:
-                features = np.asarray(row["region_features"], np.float32)
-                metadata["digest"] = digest_of(features.tobytes())
-                metadata["boxes"] = (
-                    None if row.get("boxes") is None else np.asarray(row["boxes"], float).ravel().tolist()
-                )
-                inputs = partial(self.processor, regions=[features])
-            else:
-                content = stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
-                metadata["digest"] = digest_of(content)
-            metadata["id"] = str(row.get("image_id") or metadata["path"] or metadata["digest"])
-            known = self.known.get(metadata["id"])
-            if known is not None and known["digest"] == metadata["digest"]:
-                return Item(metadata, same_as=known)
-            if stored is not None:
-                picture, seen = decode(content)
-                metadata = {**seen, **{name: value for name, value in metadata.items() if value is not None}}
-                inputs = partial(self.processor, images=[picture])
-            return Item(metadata, dict(inputs()))
-        except (OSError, ValueError) as error:
-            metadata["path"] = metadata["path"] or f"row {number}"
-            return Item(metadata, problem=str(error) or type(error).__name__)
-
-    def _caption(self, text: str) -> Item:
-        digest = digest_of(text.encode("utf-8", "replace"))
-        metadata = {"id": digest, "digest": digest, "captions": [text]}
-        if digest in self.known:
-            return Item(metadata, same_as=self.known[digest])
-        return Item(metadata, dict(self.processor(text=[text])))
-
-    def _again(self, row: dict) -> Item:
-        if row["id"] in self.known:
-            return Item(row, same_as=self.known[row["id"]])
-        try:
-            if row["path"] is None:
-                return Item(row, dict(self.processor(text=row["captions"])))
-            content = Path(row["path"]).read_bytes()
-            picture, seen = decode(content)
-            stat = os.stat(row["path"])
-            now = {"digest": digest_of(content), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
-            return Item(row | seen | now, dict(self.processor(images=[picture])))
-        except (OSError, ValueError) as error:
-            return Item(row, problem=str(error) or type(error).__name__)
+                yield partial(self.reader.file, file)
 
     # --- transactions -------------------------------------------------------------------------------------------------
 
@@ -193,7 +157,8 @@ class Update:
                 for item in group:
                     self._sort(item)
                 waiting = sum(map(len, (self.new, self.replaced, self.changes, self.problems)))
-                if waiting >= COMMIT_ROWS or time.monotonic() - self.since > COMMIT_SECONDS:
+                is_late = time.monotonic() - self.since > COMMIT_SECONDS
+                if waiting >= COMMIT_ROWS or self.bytes >= COMMIT_BYTES or is_late:
                     self._commit()
             self._commit()
             self.writing.result()
@@ -202,40 +167,59 @@ class Update:
 
     def _sort(self, item: Item) -> None:
         """Put an item into the transaction that it belongs to."""
-        metadata, known = item.metadata, self.known.get(item.metadata.get("id"))
+        metadata = item.metadata
+        name = item.name or metadata.get("path") or metadata["id"]
         if item.problem is not None:
-            self.problems.append({**metadata, "reason": item.problem})
-        elif item.same_as is None:
-            key = uuid.uuid4().hex if known is None else known["key"]
-            (self.new if known is None else self.replaced).append({"key": key, **metadata})
-            self.known[metadata["id"]] = {name: {"key": key, **metadata}.get(name) for name in KNOWN}
-        elif item.same_as is known:
+            self.problems.append({**metadata, "path": name, "reason": item.problem, "lasting": item.lasting})
+            return
+        if name in self.failed:
+            self.readable.append(name)
+        known = self.known.get(metadata["id"])
+        if metadata["id"] in self.met:  # the same content twice
             self._count_unchanged()
-            if metadata.get("modified") != known["modified"]:
-                self.changes[known["key"]] = {"modified": metadata["modified"]}
-        elif self.gone.pop(metadata["digest"], None) is not None:
-            moved = {name: metadata[name] for name in ("id", "path", "folder", "modified")}
-            self.changes[item.same_as["key"]] = moved
-            del self.known[item.same_as["id"]]
-            self.known[metadata["id"]] = item.same_as | moved
+            return
+        self.met.add(metadata["id"])
+        if item.same_as is None:
+            row = {"key": uuid.uuid4().hex, **metadata} if known is None else {**metadata, "key": known["key"]}
+            (self.new if known is None else self.replaced).append(row)
+            self.bytes += len(row["rows"])
+            self.known[metadata["id"]] = {name: row.get(name) for name in KNOWN}
+        elif not item.changes or item.changes.keys() == {"modified"}:
+            self._count_unchanged()
+            if item.changes:
+                self.changes[item.same_as["key"]] = item.changes
+        else:
+            self.changes[item.same_as["key"]] = item.changes
+            self.known.pop(item.same_as["id"])
+            self.known[metadata["id"]] = item.same_as | item.changes
 
     def _count_unchanged(self) -> None:
         self.report.unchanged += 1
         self.bar.update()
 
     def _clear(self) -> None:
-        self.new, self.replaced, self.changes, self.problems = [], [], {}, []
-        self.since = time.monotonic()
+        self.new, self.replaced, self.changes, self.problems, self.readable = [], [], {}, [], []
+        self.bytes, self.since = 0, time.monotonic()
 
     def _commit(self) -> None:
         """Hand what waits to the writer, as soon as it is done with what it had."""
         if self.writing is not None:
             self.writing.result()
-        self.writing = self.writer.submit(self._write, self.new, self.replaced, self.changes, self.problems)
+        waiting = self.new, self.replaced, self.changes, self.problems, self.readable
+        self.writing = self.writer.submit(self._write, *waiting)
         self._clear()
 
-    def _write(self, new: list[dict], replaced: list[dict], changes: dict[str, dict], problems: list[dict]) -> None:
-        readable = [row["path"] for row in (*new, *replaced) if row.get("path") in self.failed]
+    def _write(
+        self,
+        new: list[dict],
+        replaced: list[dict],
+        changes: dict[str, dict],
+        problems: list[dict],
+        readable: list[str],
+    ) -> None:
+        told = ("reason", "bytes", "modified")
+        kept = [row for row in problems if row["lasting"]]
+        kept = [row for row in kept if any(row.get(x) != self.failed.get(row["path"], {}).get(x) for x in told)]
         with names_what_fails(self.store.uri):
             if new:
                 self.store.add(new)
@@ -243,28 +227,23 @@ class Update:
                 self.store.replace(replaced)
             if changes:
                 self.store.change(changes)
-            if problems or readable:
-                self.store.write_unreadable(problems, readable)
+            if kept or readable:
+                self.store.write_unreadable(kept, readable)
             if new or replaced or changes:
                 self.tend()
         self.report.added += len(new)
         self.report.replaced += len(replaced)
-        moved = sum("path" in change for change in changes.values())
+        moved = sum("id" in change for change in changes.values())
+        changed = sum(change.keys() != {"modified"} for change in changes.values()) - moved
         self.report.moved += moved
+        self.report.changed += changed
         self.report.unreadable |= {row["path"]: row["reason"] for row in problems}
-        self.bar.update(len(new) + len(replaced) + len(problems) + moved)
+        self.bar.update(len(new) + len(replaced) + len(problems) + moved + changed)
 
-    def _remove(self, roots: list[str], paths: set[str]) -> None:
-        """Remove what folders no longer have."""
 
-        def is_gone(path: str | None) -> bool:
-            return path is not None and path not in paths and any(Path(path).is_relative_to(root) for root in roots)
+def _agrees(row: dict, wanted: dict | None) -> bool:
+    return wanted is not None and all(row.get(name) == value for name, value in wanted.items())
 
-        keys = [row["key"] for row in self.known.values() if is_gone(row["path"])]
-        failed = [path for path in self.failed if is_gone(path)]
-        with names_what_fails(self.store.uri):
-            if keys:
-                self.store.delete(keys)
-            if failed:
-                self.store.write_unreadable([], failed)
-        self.report.removed = len(keys)
+
+def _is_below(path: str, roots: Sequence[str]) -> bool:
+    return os.path.isabs(path) and any(Path(path).is_relative_to(root) for root in roots)
