@@ -236,6 +236,22 @@ def test_a_tile_that_leaves_float32_is_done_in_float64(monkeypatch, backend):
 
 
 @pytest.mark.parametrize("backend", TILED)
+@pytest.mark.parametrize("iterations", [1, 3])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_row_without_mass_plays_no_part_in_a_gradient(backend, iterations, swapped):
+    """The first image's second region is the second word itself, of which its only region of mass is far."""
+    regions = torch.tensor([[[1.0, 0.0], [-0.36, (1 - 0.36**2) ** 0.5]], [[1.0, 0.0], [0.0, 1.0]]])
+    words = torch.tensor([[[1.0, 0.0], [-0.36, (1 - 0.36**2) ** 0.5]]])
+    image_mass, text_mass = torch.tensor([[[1.0, 0.0]], [[0.5, 0.5]]]), torch.tensor([[[0.5, 0.5]]])
+    sides = (words, text_mass.transpose(0, 1), regions, image_mass.transpose(0, 1))
+    sides = sides if swapped else (regions, image_mass, words, text_mass)
+    weights = torch.ones(1, 2) if swapped else torch.ones(2, 1)
+    assert_parity(
+        backend, sides, torch.float32, weights, regularization=0.02, num_iterations=iterations, num_dustbins=0
+    )
+
+
+@pytest.mark.parametrize("backend", TILED)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_no_worse_than_the_reference(dtype, backend):
     arguments = problem(3, [6, 4, 5], [5, 3, 2], dtype == torch.bfloat16)

@@ -182,6 +182,7 @@ def _gradient(similarity, num_dustbins, scale, weight, gradient, grad_mu, grad_n
     grad_a, grad_b = np.zeros_like(a[0]), np.zeros_like(b[0])
     grad_mu[:] = 0
     grad_nu[:] = 0
+    zero = np.float32(0)  # of rows without mass, which play no part: their E, and what it multiplies, may overflow
 
     # score = λ Σ a E b (S/λ)
     for c in range(num_dustbins, words):
@@ -196,13 +197,13 @@ def _gradient(similarity, num_dustbins, scale, weight, gradient, grad_mu, grad_n
             for i in range(images):
                 share = grad_b[c, i] / column_sums[step, c, i]
                 grad_nu[c, i] += share
-                column_grads[step, c, i] = -share * b[step + 1, c, i]
+                column_grads[step, c, i] = -share * b[step + 1, c, i] if b[step + 1, c, i] != 0 else zero
             _add_to_rows(kernel[c], column_grads[step, c], grad_a)
         for r in range(regions):  # a = μ / r, r = E b
             for i in range(images):
                 share = grad_a[r, i] / row_sums[step, r, i]
                 grad_mu[r, i] += share
-                row_grads[step, r, i] = -share * a[step, r, i]
+                row_grads[step, r, i] = -share * a[step, r, i] if a[step, r, i] != 0 else zero
         grad_a[:] = 0
         grad_b[:] = 0
         if step > 0:

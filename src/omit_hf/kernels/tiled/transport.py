@@ -126,18 +126,20 @@ class TiledTransport(TiledProblem):
         scratch *= (weight * b[-1])[:, first:, None]
 
         grad_mu, grad_nu = torch.zeros_like(grad_a), torch.zeros_like(grad_b)
+        no_row, no_column = tile.mu == 0, tile.nu == 0  # whose E may be of any size, and which play no part
         for step in reversed(range(self.num_iterations)):
             # b = ν / c, c = Eᵀ a
             grad_nu += grad_b / solution.column_sums[step]
             grad_sums = -grad_b * b[step + 1] / solution.column_sums[step]
             gradient.addcmul_(a[step][:, None], grad_sums[:, :, None])
             grad_a += torch.mul(kernel, grad_sums[:, :, None], out=scaled).sum(1)
+            grad_a.masked_fill_(no_row, 0)
             # a = μ / r, r = E b
             grad_mu += grad_a / solution.row_sums[step]
             grad_sums = -grad_a * a[step] / solution.row_sums[step]
             gradient.addcmul_(grad_sums[:, None], b[step][:, :, None])
             if step > 0:
-                grad_b = torch.mul(kernel, grad_sums[:, None], out=scaled).sum(2)
+                grad_b = torch.mul(kernel, grad_sums[:, None], out=scaled).sum(2).masked_fill_(no_column, 0)
                 grad_a = torch.zeros_like(grad_a)
         result.copy_(gradient.mul_(kernel)).div_(self.regularization)
         return grad_mu.to(self.dtype), grad_nu.to(self.dtype)
