@@ -1,8 +1,10 @@
 """What a library is made of and from: its place, sources of pictures and captions, and rows of a former model."""
 
+import contextlib
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -12,7 +14,11 @@ from datasets import Dataset
 from omit_hf.library.files import is_gone
 from omit_hf.library.lance import OWN_TABLES, LanceStore
 from omit_hf.library.updating import Report, Update
+from omit_hf.ownership import FolderLock
 from omit_hf.parsing import shown
+from omit_hf.writing import names_what_fails
+
+WRITER, MEANWHILE = "update of this library", "search it meanwhile"
 
 
 def place_of(path: str | Path) -> tuple[str, bool]:
@@ -30,6 +36,14 @@ def place_of(path: str | Path) -> tuple[str, bool]:
     if any(ord(character) < 32 or "\ud800" <= character <= "\udfff" for character in place):
         raise ValueError(f"The path is {shown(place)}; LanceDB takes no line breaks and the like, and UTF-8 alone.")
     return place, is_local
+
+
+@contextlib.contextmanager
+def owned(path: str, is_local: bool) -> Iterator[None]:
+    """Own a library, as the only one that writes; in an object store whoever calls must see to that."""
+    lock = FolderLock(path, WRITER, advice=MEANWHILE) if is_local else contextlib.nullcontext()
+    with names_what_fails(path), lock:
+        yield
 
 
 def is_foreign(store: LanceStore, is_local: bool) -> bool:

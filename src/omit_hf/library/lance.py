@@ -168,7 +168,8 @@ class LanceStore:
 
     def make_table(self, name: str, width: int):
         """Open a table of rows, which is made if need be."""
-        return self.database.create_table(name, schema=table_schema(width), exist_ok=True)
+        table = self._open(name)  # which may have more columns
+        return self.database.create_table(name, schema=table_schema(width)) if table is None else table
 
     def beside(self, model: str, digest: str, width: int) -> "LanceStore":
         """A store whose rows are those of another model, in a table of their own, with the columns of this one."""
@@ -288,7 +289,8 @@ class LanceStore:
         """Keep files that could not be read, by `path`, with their `reason`, size and time; forget others."""
         schema = pa.schema({name: OWN[name] for name in ("path", "folder", "bytes", "modified")})
         schema = schema.append(pa.field("reason", pa.string()))
-        table = self.database.create_table(UNREADABLE, schema=schema, exist_ok=True)
+        table = self._open(UNREADABLE)
+        table = self.database.create_table(UNREADABLE, schema=schema) if table is None else table
         if files:
             new = pa.Table.from_pylist(files, schema=schema)
             table.merge_insert("path").when_matched_update_all().when_not_matched_insert_all().execute(new)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from omit_hf.library.changing import adopt_rows, is_foreign, place_of, places_of, texts_of
+from omit_hf.library.changing import adopt_rows, is_foreign, owned, place_of, places_of, texts_of
 from omit_hf.library.checking import Check, check_candidates
 from omit_hf.library.files import find_pictures
 from omit_hf.library.hits import Hits
@@ -18,12 +18,9 @@ from omit_hf.library.models import LoadedModel, load_library_model, load_model
 from omit_hf.library.searching import Snapshot, check_whole
 from omit_hf.library.updating import Report, Update
 from omit_hf.modeling import OmitFeatures, OmitModel, OmitProcessor
-from omit_hf.ownership import FolderLock
-from omit_hf.writing import names_what_fails
 
 MEMORY = 2**30  # bytes of features up to which a library is searched in memory, exactly; 28 000 pictures of 37 x 256
 MERGE_ROWS = 16_384  # that may be missing in the index while an update goes on
-WRITER, MEANWHILE = "update of this library", "search it meanwhile"
 KINDS = ("pictures", "captions")
 
 
@@ -368,17 +365,8 @@ class PictureLibrary:
         """Own the library, as the only one that writes; in an object store whoever calls must see to that."""
         if self.settings is None:
             raise ValueError(f"The library {self.path!r} is empty; expected one to which pictures were added.")
-        with self._owned():
+        with owned(self.path, self.is_local):
             yield LanceStore(self.path, self.storage_options)  # of its own: searches keep their state
-
-    @contextlib.contextmanager
-    def _owned(self) -> Iterator[None]:
-        with names_what_fails(self.path):
-            lock = contextlib.nullcontext()
-            if self.is_local:
-                lock = FolderLock(self.path, WRITER, advice=MEANWHILE)
-            with lock:
-                yield
 
     @contextlib.contextmanager
     def _updating(self, batch_size: int, progress: bool) -> Iterator[Update]:
@@ -392,10 +380,9 @@ class PictureLibrary:
 
     def _make(self, loaded: LoadedModel) -> None:
         """Make an empty library, unless somebody has done so meanwhile."""
-        with names_what_fails(self.path):
-            if self.is_local:
-                os.makedirs(self.path, exist_ok=True)
-        with self._owned():
+        if self.is_local:
+            os.makedirs(self.path, exist_ok=True)
+        with owned(self.path, self.is_local):
             store = self._open()
             if store.settings is None:
                 width = loaded.model.config.projection_dim
