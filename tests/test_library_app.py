@@ -37,7 +37,7 @@ from omit_hf.demo import data_url
 from omit_hf.library import PictureLibrary
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "library_app.py"
-ODD = "<img src=x onerror=window.hacked=1> \" ' ${window.hacked=1} {{hacked}}.png"
+ODD = f"{HOSTILE}.png"
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def folder(tmp_path_factory, scenes, processor):
     (folder / "pictures").mkdir()
     for number, row in enumerate([*scenes["train"], *scenes["validation"]]):
         row["image"].save(folder / "pictures" / f"{number:02}.png")
-    scenes["test"][0]["image"].save(folder / "pictures" / ODD.replace("/", ""))
+    scenes["test"][0]["image"].save(folder / "pictures" / ODD)
     PictureLibrary(folder / "photos.lance", folder / "omit").add(folder / "pictures", progress=False)
     return folder
 
@@ -206,7 +206,7 @@ def chromium(tmp_path_factory):
 
 def opened(chromium, blocks, size=DESKTOP) -> Page:
     page = Page(chromium, blocks.local_url, size)
-    page.until(lambda: page.all("#wall .hint"))
+    page.until(lambda: page.all("#wall .hint") and page.all("#sentence textarea, #sentence input"))
     return page
 
 

@@ -59,6 +59,15 @@ def test_the_wheel_imports_from_another_folder(wheel, tmp_path):
     assert name == "OmitModel"
 
 
+def test_the_wheel_brings_the_command(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    [entries] = tmp_path.glob("omit_hf-*.dist-info/entry_points.txt")
+    assert entries.read_text().split() == ["[console_scripts]", "omit-hf", "=", "omit_hf_command:main"]
+    code = "from omit_hf_command import __file__, main; print(__file__); main(['--version'])"
+    out = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert out.splitlines() == [str(tmp_path / "omit_hf_command.py"), f"omit-hf {omit_hf.__version__}"]
+
+
 def test_the_editable_install_imports_from_another_folder(tmp_path):
     origin = json.loads(distribution("omit-hf").read_text("direct_url.json"))
     assert origin["dir_info"]["editable"], "make test installs the package in editable mode"
