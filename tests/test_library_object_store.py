@@ -10,6 +10,7 @@ from moto.server import ThreadedMotoServer
 
 from omit_hf.library import PictureLibrary
 from omit_hf.library import library as library_module
+from omit_hf.library.updating import Update
 
 KEYS = {"aws_access_key_id": "id", "aws_secret_access_key": "secret"}
 
@@ -92,9 +93,11 @@ def test_a_library_in_an_object_store(options, pictures, published, scenes, tmp_
 
 
 def add_at_once(options, published, folders) -> list[str]:
-    """Paths of what is there after several writers made a library and added folders, all at the same time."""
+    """Paths of what is there after several writers added folders at the same time, to a library with one picture."""
+    made = PictureLibrary("s3://bucket/photos.lance", str(published), storage_options=options)
+    made.add(folders[0] / "00.png", progress=False)
     libraries = [PictureLibrary("s3://bucket/photos.lance", str(published), storage_options=options) for _ in folders]
-    ready, failed = threading.Barrier(len(folders)), []
+    ready, failed = threading.Barrier(len(folders), timeout=60), []
 
     def add(library, folder):
         ready.wait()
@@ -120,7 +123,33 @@ def test_writers_of_several_folders_lose_nothing(options, pictures, published, m
     assert found == sorted(map(str, pictures.glob("?/*.png")))
 
 
-def test_writers_of_one_folder_add_it_twice(options, pictures, published):
-    """As the guide says: nothing locks an object store."""
+def test_writers_of_one_folder_add_it_twice(options, pictures, published, monkeypatch):
+    """As the guide says: nothing locks an object store. Both look at what is there before either adds."""
+    know, looked = Update._know, threading.Barrier(2, timeout=60)
+
+    def know_together(update, columns):
+        know(update, columns)
+        if update.known:  # which are none while the library is made
+            looked.wait()
+
+    monkeypatch.setattr(Update, "_know", know_together)
     found = add_at_once(options, published, [pictures / "a", pictures / "a"])
-    assert found == sorted(2 * list(map(str, pictures.glob("a/*.png"))))
+    assert found == sorted([*map(str, pictures.glob("a/*.png")), *map(str, pictures.glob("a/*[1-9]*.png"))])
+
+
+def test_what_another_writer_interrupts_is_tidied_later(options, pictures, published, monkeypatch):
+    library = PictureLibrary("s3://bucket/photos.lance", str(published), storage_options=options)
+    library.add(pictures / "a", progress=False)
+    store = library.store
+
+    def fail_with(text):
+        def optimize():
+            raise RuntimeError(text)
+
+        monkeypatch.setattr(store.table, "optimize", optimize)
+
+    fail_with("lance error: Retryable commit conflict for version 15: This Rewrite transaction was preempted")
+    store.tidy()
+    fail_with("lance error: something else")
+    with pytest.raises(RuntimeError, match="something else"):
+        store.tidy()

@@ -314,8 +314,12 @@ class LanceStore:
         self.table.create_index("fragments", config=IvfRq(distance_type="cosine", num_bits=1))
 
     def tidy(self) -> None:
-        """Merge small files, and new rows into the index."""
-        self.table.optimize()
+        """Merge small files, and new rows into the index; left to the next one if another writer comes in between."""
+        try:
+            self.table.optimize()
+        except RuntimeError as error:  # in an object store, which has no lock
+            if "commit conflict" not in str(error):
+                raise
 
     def clean(self) -> None:
         """Tidy, delete versions that are older than an hour, and what was written by updates that did not end.
