@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from huggingface_hub.errors import StrictDataclassError
 
+from omit_hf.command_line.printing import one_line
 from omit_hf.parsing import told
 
 CLOSED_PIPE = 141  # the status of a program that SIGPIPE ended
@@ -83,5 +84,5 @@ def errors_in_one_line(*others: type[Exception]) -> Iterator[None]:
 
 
 def _printable(text: str) -> str:
-    """A text that does nothing to a console but stand there: a name within may hold what moves or clears it."""
-    return "\n".join(line if line.isprintable() else repr(line)[1:-1] for line in text.split("\n"))
+    """Lines that do nothing to a console but stand there: a name within may hold what moves or clears it."""
+    return "\n".join(map(one_line, text.split("\n")))

@@ -16,7 +16,7 @@ READ_AGAIN = 2**25  # bytes, beside four times those of the file, that may be re
 BATCH = 256
 
 
-class PictureFile(io.BytesIO):
+class BoundedFile(io.BytesIO):
     """A picture's file that is not read over and over: the values of a TIFF file's tags may lie one over the other, and
     PIL would read each into memory, of a megabyte any number."""
 
@@ -48,7 +48,7 @@ def open_picture(stored: dict) -> PIL.Image.Image:
         if file.stat().st_size > MAX_FILE:
             raise ValueError(f"its file has more than {MAX_FILE} bytes; expected a picture of at most that")
         content = file.read_bytes()
-    with PIL.Image.open(PictureFile(content)) as picture:
+    with PIL.Image.open(BoundedFile(content)) as picture:
         if stored["bytes"] is None:
             picture.filename = stored["path"]  # for messages, as of a picture that PIL opened by its name
         if picture.width * picture.height > MAX_PIXELS:
