@@ -50,7 +50,7 @@ MIB = 2**20
 
 @dataclass
 class Arguments:
-    cases: int = field(default=8000, metadata={"help": "How many."})
+    cases: int = field(default=6000, metadata={"help": "How many."})
     first: int = field(default=0, metadata={"help": "Number of the first case."})
     seed: int = field(default=0, metadata={"help": "Of all cases."})
     kinds: list[str] | None = field(default=None, metadata={"help": "Of files; all by default."})
