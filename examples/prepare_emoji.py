@@ -37,7 +37,7 @@ from tqdm.auto import tqdm
 from transformers import EfficientNetConfig, EfficientNetModel, ViTImageProcessor
 
 from omit_hf.command_line import CommandParser, run_script
-from omit_hf.parsing import read_text
+from omit_hf.parsing import read_json
 from omit_hf.writing import appears_when_complete, write_atomically
 
 try:
@@ -137,7 +137,7 @@ class Sources:
             )
 
     def read(self, path: str):
-        return json.loads(read_text(self.folder / path))
+        return read_json(self.folder / path, max_depth=None)
 
 
 def build_drawings(folder: Path) -> None:

@@ -1,13 +1,10 @@
-from .configuration_omit import BiGRUConfig as BiGRUConfig
-from .configuration_omit import OmitConfig as OmitConfig
-from .configuration_omit import RegionEncoderConfig as RegionEncoderConfig
-from .features_omit import OmitFeatures as OmitFeatures
-from .matching_omit import MATCHING as MATCHING
-from .matching_omit import Match as Match
-from .matching_omit import MatchingHead as MatchingHead
-from .modeling_omit import OmitModel as OmitModel
-from .modeling_omit import OmitOutput as OmitOutput
-from .modeling_omit import OmitPreTrainedModel as OmitPreTrainedModel
-from .processing_omit import OmitProcessor as OmitProcessor
-from .sinkhorn_omit import sinkhorn as sinkhorn
-from .transport_omit import partial_sinkhorn_similarity as partial_sinkhorn_similarity
+from .configuration_omit import BiGRUConfig, OmitConfig, RegionEncoderConfig
+from .features_omit import OmitFeatures
+from .matching_omit import MATCHING, Match, MatchingHead
+from .modeling_omit import OmitModel, OmitOutput, OmitPreTrainedModel
+from .processing_omit import OmitProcessor
+from .sinkhorn_omit import sinkhorn
+from .transport_omit import partial_sinkhorn_similarity
+
+__all__ = ["BiGRUConfig", "OmitConfig", "RegionEncoderConfig", "OmitFeatures", "MATCHING", "sinkhorn", "MatchingHead"]
+__all__ += ["OmitModel", "OmitOutput", "OmitPreTrainedModel", "OmitProcessor", "Match", "partial_sinkhorn_similarity"]

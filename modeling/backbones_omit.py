@@ -2,14 +2,25 @@
 
 import inspect
 import math
+from collections.abc import Callable
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import MODEL_MAPPING, AutoBackbone, AutoConfig, AutoModel, AutoTokenizer, SiglipTextModel
 
-# Towers that AutoModel does not find by their configuration.
 POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
-TEXT_TOWERS = {"siglip_text_model": SiglipTextModel}
+TEXT_TOWERS = {"siglip_text_model": SiglipTextModel}  # which AutoModel does not find by their configuration
+
+
+def load(from_pretrained: Callable, name_or_path, *args, **kwargs):
+    """What a `from_pretrained` gives; whatever broken files raise becomes a `ValueError` that names their folder."""
+    try:
+        return from_pretrained(name_or_path, *args, **kwargs)
+    except (OSError, ImportError, StrictDataclassError, torch.OutOfMemoryError):  # which say enough
+        raise
+    except Exception as error:  # of Python, torch, safetensors, tokenizers, huggingface_hub
+        raise ValueError(f"{name_or_path} cannot be loaded, {type(error).__name__}: {str(error)!r:.500}") from error
 
 
 def build_vision_backbone(config) -> nn.Module:
@@ -22,13 +33,13 @@ def build_vision_backbone(config) -> nn.Module:
 
 def pretrained_backbone(name_or_path: str, part: str, dtype: torch.dtype) -> nn.Module:
     """A pretrained backbone; of a model with several towers, such as CLIP, the one whose configuration is `part`."""
-    config = AutoConfig.from_pretrained(name_or_path)
+    config = load(AutoConfig.from_pretrained, name_or_path)
     config = getattr(config, part, config)
     if config.model_type in TEXT_TOWERS:
-        backbone = TEXT_TOWERS[config.model_type].from_pretrained(name_or_path, config=config, dtype=dtype)
+        kind, options = TEXT_TOWERS[config.model_type], {}
     else:
-        backbone = AutoModel.from_pretrained(name_or_path, config=config, dtype=dtype, **without_pooler(config))
-    return align_memory(backbone)
+        kind, options = AutoModel, without_pooler(config)
+    return align_memory(load(kind.from_pretrained, name_or_path, config=config, dtype=dtype, **options))
 
 
 def align_memory(model: nn.Module) -> nn.Module:
@@ -44,7 +55,7 @@ def align_memory(model: nn.Module) -> nn.Module:
 
 def pretrained_tokenizer(name_or_path: str):
     """The tokenizer beside a text model; `OSError` if there is none, where `AutoTokenizer` may make up an empty one."""
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    tokenizer = load(AutoTokenizer.from_pretrained, name_or_path)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise OSError(f"There is no tokenizer beside the text model {name_or_path}; save its tokenizer there.")
     return tokenizer

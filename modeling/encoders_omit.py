@@ -209,10 +209,8 @@ class TextEncoder(BackboneEncoder):
         """
         length = input_ids.shape[1]
         if self.most_tokens is not None and length > self.most_tokens and kwargs.get("position_ids") is None:
-            raise ValueError(
-                f"input_ids has {length} tokens a caption; the text encoder takes {self.most_tokens}. Cut them with "
-                f"truncation=True, max_length={self.most_tokens}."
-            )
+            found = f"input_ids has {length} tokens a caption; the text encoder takes {self.most_tokens}"
+            raise ValueError(f"{found}. Cut them with truncation=True, max_length={self.most_tokens}.")
         if self.fixed_length is not None:
             input_ids, attention_mask = F.pad(input_ids, (0, self.fixed_length - length), value=self.padding), None
         # On a CPU alone: reading the highest id would make a GPU wait.
@@ -260,8 +258,7 @@ class BiGRU(nn.Module):
         self.embeddings = embeddings
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, output_hidden_states: bool | None = None, **kwargs):
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
+        asked = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         attended = attention_mask.bool()
         if (attended[:, 1:] & ~attended[:, :-1]).any():
             raise ValueError("attention_mask has a token after padding; a BiGRU needs padding on the right alone.")
@@ -274,7 +271,7 @@ class BiGRU(nn.Module):
             packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
             states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=input_ids.shape[1])
             states = states.unflatten(-1, (2, -1)).mean(dim=-2)
-        hidden_states = (words, states) if output_hidden_states else None
+        hidden_states = (words, states) if asked else None
         return BaseModelOutput(last_hidden_state=states, hidden_states=hidden_states)
 
 
@@ -293,17 +290,9 @@ def normalize_features(
     wide = torch.promote_types(fragments.dtype, torch.float32)
     fragments = fragments.masked_fill(~mask[..., None], 0).to(wide)
     pooled = F.normalize(pooled.to(wide), dim=-1, eps=NORM_EPS).to(dtype)
-    output = {} if output is None else output
-    return OmitFeatures(
-        last_hidden_state=output.get("last_hidden_state"),
-        pooler_output=pooled,
-        hidden_states=output.get("hidden_states"),
-        attentions=output.get("attentions"),
-        embeds=F.normalize(fragments, dim=-1, eps=NORM_EPS).to(dtype),
-        mask=mask,
-        pooled=pooled,
-        norms=fragments.norm(dim=-1),
-    )
+    embeds, norms = F.normalize(fragments, dim=-1, eps=NORM_EPS).to(dtype), fragments.norm(dim=-1)
+    kept = {name: (output or {}).get(name) for name in ("last_hidden_state", "hidden_states", "attentions")}
+    return OmitFeatures(embeds=embeds, mask=mask, pooled=pooled, norms=norms, pooler_output=pooled, **kept)
 
 
 def masked_mean(fragments: Tensor, mask: Tensor) -> Tensor:

@@ -316,10 +316,7 @@ class OmitModel(OmitPreTrainedModel):
 
 def drop_none(arguments: dict) -> dict:
     """The arguments that are given; backbones take different ones."""
-    for name in [*arguments]:
-        if arguments[name] is None:
-            del arguments[name]
-    return arguments
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 OmitModel.register_for_auto_class()  # so that its code is saved with it

@@ -9,7 +9,7 @@ from urllib.request import Request, urlopen
 import torch
 from PIL import Image, UnidentifiedImageError
 
-CHANNELS = (1, 3, 4)  # grey, RGB, RGB with alpha
+CHANNELS, MAX_ANSWER = (1, 3, 4), 2**28  # grey, RGB, RGB with alpha; bytes of what a URL gives
 TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE"}
 TURNS[8] = "ROTATE_90"  # by EXIF's orientation
 FORMS = "expected PIL, a path, a URL, or an array or tensor [H, W], [C, H, W] or [H, W, C] with 1, 3 or 4 channels"
@@ -25,9 +25,7 @@ def as_pictures(images) -> list:
 
     `ValueError` or `OSError` names the first that is no picture by its number and its file, and says why.
     """
-    if getattr(images, "ndim", 0) == 4:
-        images = list(images)
-    images = list(images) if isinstance(images, list | tuple) else [images]
+    images = list(images) if isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4 else [images]
     if not images:
         raise ValueError("images is an empty list; expected at least one picture.")
     return [as_picture(image, f"images[{number}]") for number, image in enumerate(images)]
@@ -47,7 +45,8 @@ def as_picture(image, where: str = "images[0]", timeout: float | None = None):
         name, said = str(getattr(image, "filename", image)), str(error) if error.args else type(error).__name__
         told = name not in said and (name.startswith(("http://", "https://")) or os.path.exists(name))
         kind = OSError if isinstance(error, OSError) else ValueError
-        raise kind(f"{where}{f' ({name:.300})' * told}: {said}") from error
+        message = f"{where}{f' ({name:.300})' * told}: {said}"
+        raise kind(message if message.isprintable() else ascii(message)) from error
     raise ValueError(f"{where} is {image!r:.80}, which is no picture; {FORMS}.")
 
 
@@ -96,8 +95,11 @@ def _from_16_bits(picture: Image.Image) -> Image.Image:
 def _opened(source: str, timeout: float | None) -> Image.Image:
     if source.startswith(("http://", "https://")):
         with urlopen(Request(source, headers={"User-Agent": "omit-hf"}), timeout=timeout) as answer:
-            return Image.open(io.BytesIO(answer.read()))
-    if os.path.exists(source):
+            content = answer.read(MAX_ANSWER + 1)
+        if len(content) > MAX_ANSWER:
+            raise ValueError(f"the URL gives more than {MAX_ANSWER} bytes; expected a picture of at most that.")
+        return Image.open(io.BytesIO(content))
+    if os.path.isfile(source):
         return Image.open(source)
     try:
         return Image.open(io.BytesIO(base64.b64decode(source.rpartition(",")[2])))

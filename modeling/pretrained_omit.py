@@ -5,7 +5,7 @@ from dataclasses import fields
 import torch
 from transformers import AutoConfig, AutoModel
 
-from .backbones_omit import align_memory, fit_tokenizer, pretrained_backbone, pretrained_tokenizer, text_settings
+from .backbones_omit import align_memory, fit_tokenizer, load, pretrained_backbone, pretrained_tokenizer, text_settings
 from .configuration_omit import MAX_LOGIT_SCALE, OmitConfig, check_fields
 
 PROBLEMS_SHOWN = 10
@@ -20,10 +20,11 @@ class PretrainedMixin:
         """`PreTrainedModel.from_pretrained`, but of a whole checkpoint.
 
         Raises:
-            ValueError: if parameters are missing in the checkpoint or have another shape there, as for a changed
-                configuration. With `ignore_mismatched_sizes=True` they are initialised instead.
+            ValueError: if a file of the checkpoint is broken; if parameters are missing or have another shape there, as
+                for a changed configuration: with `ignore_mismatched_sizes=True` they are initialised instead.
         """
-        model, info = super().from_pretrained(*args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
+        options = {"output_loading_info": True, "ignore_mismatched_sizes": True, **kwargs}
+        model, info = load(super().from_pretrained, *args, **options)
         wrong = [f"{name} is missing" for name in info["missing_keys"]]
         for name, found, ours in info["mismatched_keys"]:
             wrong.append(f"{name} has shape {list(found)}; expected {list(ours)}")
@@ -93,11 +94,11 @@ class PretrainedMixin:
             ValueError: for an unknown field, another kind of checkpoint, or a `projection_dim` or tokenizer of another.
         """
         check_fields("config_kwargs", config_kwargs, FIELDS)
-        kind = AutoConfig.from_pretrained(name_or_path).model_type
+        kind = load(AutoConfig.from_pretrained, name_or_path).model_type
         if kind not in ("clip", "siglip"):
             other = "OmitModel.from_vision_text_pretrained takes two other backbones"
             raise ValueError(f"{name_or_path} is a {kind!r} model; expected 'clip' or 'siglip'. {other}.")
-        clip = align_memory(AutoModel.from_pretrained(name_or_path, dtype=dtype))
+        clip = align_memory(load(AutoModel.from_pretrained, name_or_path, dtype=dtype))
         text_projection = clip.text_projection if kind == "clip" else clip.text_model.head
         width = text_projection.out_features
         asked = config_kwargs.get("projection_dim", width)

@@ -6,6 +6,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 
+from .backbones_omit import load
 from .pictures_omit import as_pictures
 from .words_omit import Word, words_of_tokens
 
@@ -28,6 +29,11 @@ class OmitProcessor(ProcessorMixin):
             self.image_processor = None
         else:
             super().__init__(image_processor, tokenizer)
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """`ProcessorMixin.from_pretrained`; a `ValueError` names the checkpoint if a file of it is broken."""
+        return load(super().from_pretrained, *args, **kwargs)
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):

@@ -29,11 +29,7 @@ EVEN = 2.0**-20
 
 
 def sinkhorn(
-    similarity: Tensor,
-    row_marginals: Tensor,
-    column_marginals: Tensor,
-    regularization: float,
-    num_iterations: int,
+    similarity: Tensor, row_marginals: Tensor, column_marginals: Tensor, regularization: float, num_iterations: int
 ) -> Tensor:
     r"""Transport plan of entropic optimal transport after n Sinkhorn iterations.
 

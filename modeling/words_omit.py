@@ -8,7 +8,8 @@ from typing import NamedTuple
 from tokenizers import Regex, pre_tokenizers
 from torch import Tensor
 
-SEGMENTS = pre_tokenizers.Split(Regex(r"(?y{w})\X"), "isolated")  # Oniguruma's text segments, by words
+# Oniguruma's text segments, by words; of a row of flags, at each of which it counts all before, only the last.
+SEGMENTS = pre_tokenizers.Split(Regex(r"\p{RI}{2}(?=\p{RI})|(?y{w})\X"), "isolated")
 UNSEEN = ("Cc", "Cf", "Zs")  # categories of blanks, controls and marks of direction
 
 

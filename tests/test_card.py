@@ -1,4 +1,5 @@
 import re
+import time
 import typing
 from dataclasses import asdict
 from pathlib import Path
@@ -327,3 +328,32 @@ def test_the_card_of_an_untrained_recipe_is_up_to_date(name):
     fresh = recipe_card(asdict(Recipe(**read_recipe_file(CONFIGS / f"{name}.yaml"))), name)
     kept = (CONFIGS.parents[1] / "model_cards" / f"{name}.md").read_text(encoding="utf-8")
     assert kept == fresh, f"write what recipe_card gives for {name}.yaml to model_cards/{name}.md"
+
+
+ALIASES = "a: &a [x]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (ALIASES, "it has an anchor or alias"),
+        ("license: mit\nlicense: gpl", "it has the name license twice"),
+        ("license: 'mit", "it is no YAML"),
+        ("license: \0", "it is no YAML"),
+        ("- a", "repo card metadata block should be a dict"),
+        ("model-index: 3", ""),
+        ("model-index: [{name: a, results: [{}]}]", ""),
+    ],
+)
+def test_metadata_that_are_none(head, message):
+    text, began = f"---\n{head}\n---\nText\n", time.process_time()
+    for use in (
+        lambda: check_card(text, set()),
+        lambda: with_results(text, "a", eval_results({"rsum": 1.0}, "a", "A")),
+    ):
+        with pytest.raises(ValueError, match=f"^The card's metadata cannot be read: {message}") as caught:
+            use()
+        assert str(caught.value).isprintable()
+    assert time.process_time() - began < 1

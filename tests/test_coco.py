@@ -81,3 +81,23 @@ def test_what_is_not_there(tmp_path):
         load_image_text(folder, **options)
     with pytest.raises(ValueError, match="load_coco_captions, which reads .*, needs the option image_folder"):
         load_image_text(folder)
+
+
+def test_two_images_of_one_number(tmp_path):
+    folder, options = sources.coco(tmp_path)
+    again = {"id": 0, "file_name": "COCO_train2014_000000000001.jpg"}
+    change_json(folder / "captions_train2014.json", lambda content: content["images"].append(again))
+    with pytest.raises(ValueError, match=r"captions_train2014.json images\[5\]: id 0 is that of train2014/.*0.jpg too"):
+        load_image_text(folder, **options)
+    change_json(folder / "captions_train2014.json", lambda content: content["images"].pop())
+    change_json(folder / "captions_train2014.json", lambda content: content["images"].append(content["images"][0]))
+    sources.expect(load_image_text(folder, **options), by_file)  # the same once more is no other
+
+
+def test_a_caption_that_no_table_can_hold(tmp_path):
+    folder, options = sources.coco(tmp_path)
+    change_json(
+        folder / "captions_val2014.json", lambda content: content["annotations"][3].update(caption="a \ud83d b")
+    )
+    with pytest.raises(ValueError, match=r"captions_val2014.json is no file of COCO's captions.*annotations\[3\] is"):
+        load_image_text(folder, **options)

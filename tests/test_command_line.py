@@ -34,6 +34,16 @@ def test_an_invalid_configuration_says_what_is_wrong_and_not_where_it_was_found(
     assert end.value.code.startswith("error: regularization is -1; expected a number greater than 0")
 
 
+@pytest.mark.parametrize("error", [ValueError, FileNotFoundError])
+def test_a_name_of_a_file_does_nothing_to_the_console(error):
+    with pytest.raises(SystemExit) as end, errors_in_one_line():
+        raise error("a\x1b[2J\u202eb has 1 problem:\n  c\rd")
+    assert end.value.code == "error: a\\x1b[2J\\u202eb has 1 problem:\n  c\\rd"
+    with pytest.raises(SystemExit) as end, errors_in_one_line():
+        OmitConfig(matching="a\x1b[2J\nerror: b")
+    assert end.value.code.isprintable()
+
+
 def test_a_mistake_of_ours_keeps_its_traceback():
     with pytest.raises(FloatingPointError), errors_in_one_line():
         raise FloatingPointError
@@ -80,7 +90,10 @@ def test_what_is_not_given_stays_and_neither_are_variables_replaced(tmp_path, mo
     assert (found.folder, found.output, found.sentence) == (Path("$HOME/~"), "~/default.png", None)
 
 
-@pytest.mark.parametrize("script", sorted(EXAMPLES.rglob("*.py")), ids=lambda script: script.stem)
+SCRIPTS = [file for file in sorted(EXAMPLES.rglob("*.py")) if not file.with_name("__init__.py").exists()]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_every_command_has_the_parser(script):
     """Which replaces `~`; that of train.py is in `parse_recipe`."""
     code = script.read_text()

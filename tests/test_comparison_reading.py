@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -189,3 +190,44 @@ def test_a_recipe_with_methods(tmp_path):
         comparison_of(Recipe(**tiny_recipe(max_steps=3)), ["omit"], [3], tmp_path)
     with pytest.raises(ValueError, match="seeds is 3 3; expected each of them once"):
         comparison_of(recipe, ["omit"], [3, 3], tmp_path)
+
+
+def test_a_name_twice(tmp_path):
+    file = written(tmp_path)
+    file.write_text(file.read_text() + "seeds: [7]\n")
+    with pytest.raises(ValueError, match="compare.yaml has the name seeds twice; expected it once, in line"):
+        read_comparison(file, tmp_path)
+
+
+SIXTY = [n / 1000 for n in range(1, 61)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"grids": {"a": {"margin": SIXTY, "learning_rate": [*SIXTY]}}},
+            "grid a is of 1.08e.04 runs; expected at most 2000",
+        ),
+        (
+            {"grids": {"a": {"margin": SIXTY}}, "seeds": list(range(40))},
+            "grid a is of 2400 runs; expected at most 2000",
+        ),
+        (
+            {"search": {"product": True, "candidates": {"learning_rate": SIXTY, "weight_decay": [*SIXTY]}}},
+            "search is of 3600 runs; expected at most 2000",
+        ),
+        (
+            {"grids": {"a": {"margin": [0.5] * 15_000}}},
+            r"grid a: margin is .*; expected a list of values of at most 2000",
+        ),
+        ({"seeds": list(range(15_000))}, "seeds of grid methods is .*; expected a list of integers"),
+    ],
+    ids=["grid", "seeds", "search", "values", "many seeds"],
+)
+def test_more_runs_than_anybody_trains(tmp_path, content, message):
+    """Each was looked at, which took from minutes to for ever."""
+    file, began = written(tmp_path, **content), time.process_time()
+    with pytest.raises(ValueError, match=f"compare.yaml: .*{message}"):
+        read_comparison(file, tmp_path)
+    assert time.process_time() - began < 5

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 from datasets import Dataset
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from omit_hf.data.schema import DataError
@@ -129,3 +130,34 @@ def test_similarities_that_cannot_be_saved(tmp_path):
     with pytest.raises(ValueError, match=r"relevant has shape \(1, 1\); expected \(3, 5\)"):
         dataclasses.replace(PAIRS, relevant=np.ones((1, 1), dtype=bool))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "tensors", "message"),
+    [
+        ({"captions": '[["one", 2], ["three"], ["four", "five"]]'}, {}, r"captions\[0\] holds 2; expected texts"),
+        ({"captions": '["xx", "y", "zz"]'}, {}, r"captions\[0\] is 'xx'; expected a list"),
+        ({"captions": "[2, 1, 2]"}, {}, r"captions\[0\] is 2; expected a list"),
+        ({"captions": '{"a": []}'}, {}, r"captions is \{'a': \[\]\}; expected a list"),
+        ({"image_ids": '"abc"'}, {}, "image_ids is 'abc'; expected a list"),
+        ({"image_ids": '["a", NaN, "c"]'}, {}, "image_ids holds nan; expected texts"),
+        ({"image_ids": "[" * 100_000}, {}, "values nested too deep"),
+        ({"image_ids": "["}, {}, ": Expecting value"),
+        ({}, {"relevant": np.ones((3, 5), np.float32)}, "relevant is of type float32; expected true and false"),
+    ],
+)
+def test_a_file_that_says_other_things_of_its_pairs(tmp_path, changes, tensors, message):
+    save_similarity(tmp_path / "one.safetensors", scores(0), PAIRS)
+    with safe_open(tmp_path / "one.safetensors", "numpy") as content:
+        metadata = content.metadata()
+    save_file({"similarity": scores(0), **tensors}, tmp_path / "one.safetensors", {**metadata, **changes})
+    with pytest.raises(ValueError, match=f"one.safetensors.*{message}"):
+        load_similarity(tmp_path / "one.safetensors")
+
+
+def test_a_file_without_its_captions(tmp_path):
+    save_file(
+        {"similarity": scores(0)}, tmp_path / "one.safetensors", {"kind": "omit_hf.similarity", "image_ids": "[]"}
+    )
+    with pytest.raises(ValueError, match="one.safetensors has no 'captions'; expected what evaluate.py"):
+        load_similarity(tmp_path / "one.safetensors")

@@ -1,4 +1,5 @@
 import logging
+import time
 
 import miniatures
 import pytest
@@ -217,3 +218,37 @@ def test_a_document_type_in_another_encoding(folder):
     file.write_bytes(f'<?xml version="1.0" encoding="utf-16"?>{BOMB}{XML}'.encode("utf-16"))
     with pytest.raises(ValueError, match="has a document type"):
         read_annotations(file)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ('<?xml version="1.0" encoding="no-such"?>', "is no XML: unknown encoding"),
+        ('<?xml version="1.0" encoding="rot13"?>', "is no XML: .*rot13"),
+        ("<a:b/>", "is no XML: unbound prefix"),
+    ],
+)
+def test_xml_that_python_reads_in_two_ways(folder, head, message):
+    file = folder / "Annotations" / "10.xml"
+    file.write_text(head + XML if head.startswith("<?") else XML.replace("<object>", f"{head}<object>"))
+    with pytest.raises(ValueError, match=f"10.xml {message}"):
+        read_annotations(file)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[/EN#1/people" + " " * 50_000,
+        "[/EN#1" + "/a" * 50_000,
+        "[/EN#1/people " + "a " * 50_000,
+        "[/EN#1/people a" + " " * 50_000,
+    ],
+    ids=["blanks", "types", "words", "blanks after a word"],
+)
+def test_markup_without_end_takes_no_time(folder, line):
+    file = folder / "Sentences" / "10.txt"
+    file.write_text(line)
+    began = time.process_time()
+    with pytest.raises(ValueError, match="10.txt line 1 has the markup"):
+        read_sentences(file)
+    assert time.process_time() - began < 1

@@ -856,3 +856,29 @@ def test_it_serves_where_the_package_is_not_installed(handler, checkpoint, tmp_p
     assert answer[0]["alignment"]["grid"] == expected[0]["alignment"]["grid"]
     words, others = (each[0]["alignment"]["words"] for each in (answer, expected))
     assert [each["word"] for each in words] == [each["word"] for each in others]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[]", r"config.json holds \[\]; expected a configuration"),
+        (b'{"auto_map": ["a.B"]}', "config.json holds .*; expected a configuration, perhaps with an auto_map"),
+        (
+            b'{"auto_map": {"AutoModel": "../secret.B"}}',
+            "has '../secret.B' in its auto_map; expected a file and a class",
+        ),
+        (b'{"auto_map": {"AutoModel": "/etc/passwd"}}', "has '/etc/passwd' in its auto_map"),
+        (b'{"auto_map": {"AutoModel": 3}}', "has 3 in its auto_map"),
+        (b'{"auto_map": {"AutoModel": "%s.B"}}' % (b"x" * 5000), "has 'xxx.*… in its auto_map"),
+        (b'{"auto_map": {"a": "b.C", "a": "d.E"}}', "config.json is no JSON: the name a stands twice"),
+        (b"[" * 100_000, "config.json is no JSON: values nested too deep"),
+        (b"{", "config.json is no JSON"),
+        (b"\xff", "config.json is no UTF-8 text"),
+    ],
+)
+def test_a_configuration_that_names_no_code(checkpoint, tmp_path, content, message):
+    (tmp_path / "processor_config.json").write_bytes((checkpoint / "processor_config.json").read_bytes())
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        write_handler(tmp_path)
+    assert len(str(caught.value)) < 500

@@ -1,5 +1,7 @@
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import sources
 from datasets import Dataset, IterableDatasetDict, load_dataset
@@ -327,3 +329,61 @@ def test_a_data_set_that_is_not_there(monkeypatch):
     monkeypatch.setattr("omit_hf.data.sources.hub.load_dataset", refuse)
     with pytest.raises(FileNotFoundError, match="nobody/nothing is no folder here, and no data set that you can read"):
         load_hub("nobody/nothing")
+
+
+def parquet_with(tmp_path, image=None, captions=None, names=None, features=None):
+    """A file of two rows."""
+    image = pa.array([{"bytes": sources.png(n), "path": "a"} for n in range(2)]) if image is None else image
+    captions = pa.array([["a"], ["b"]]) if captions is None else captions
+    table = pa.table([image, captions, pa.array(["0", "1"])], names=names or ["image", "captions", "image_id"])
+    if features is not None:
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    (tmp_path / "table").mkdir()
+    pq.write_table(table, tmp_path / "table" / "test.parquet", compression="none")
+    return tmp_path / "table"
+
+
+def test_text_that_is_no_utf8_in_a_table(tmp_path):
+    plain = pa.array([b"a", b"\xff"])
+    text = pa.Array.from_buffers(pa.string(), 2, plain.buffers())
+    folder = parquet_with(tmp_path, captions=pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), text))
+    with pytest.raises(
+        ValueError, match=f"Split 'test' of {folder}: column 'captions' cannot be read: UnicodeDecodeErr"
+    ):
+        load_image_text(folder)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"captions": pa.array([[("a", "b")]] * 2, pa.map_(pa.string(), pa.string()))},
+        {"names": ["image", "captions", "image"]},
+        {"features": {"captions": [[1]]}},
+        {"features": {"captions": {"_type": "Sequence"}}},
+        {"features": 3},
+    ],
+    ids=["a map", "a name twice", "lists", "no feature", "a number"],
+)
+def test_a_table_that_datasets_does_not_take(tmp_path, columns):
+    folder = parquet_with(tmp_path, **columns)
+    with pytest.raises(ValueError, match=f"^{folder} cannot be read: .*, in one of test.parquet.$") as caught:
+        load_image_text(folder)
+    assert str(caught.value).isprintable()
+
+
+def test_pages_that_are_damaged(tmp_path):
+    folder = parquet_with(tmp_path)
+    content = (folder / "test.parquet").read_bytes()
+    (folder / "test.parquet").write_bytes(content[:4] + bytes(200) + content[204:])
+    with pytest.raises(ValueError, match=f"^{folder} cannot be read: .*, in one of test.parquet.$") as caught:
+        load_image_text(folder)
+    assert str(caught.value).isprintable()
+
+
+def test_a_split_file_whose_names_are_of_two_types(tmp_path):
+    folder = parquet_with(tmp_path)
+    (tmp_path / "split.json").write_text(
+        '{"images": [{"filename": 7, "split": "test"}, {"filename": "a", "split": "test"}]}'
+    )
+    with pytest.raises(ValueError, match="split.json names 2 images that are not in column 'image_id': 7, a"):
+        load_image_text(folder, split_file=tmp_path / "split.json", columns={"image_id": "image_id"})

@@ -77,3 +77,24 @@ def test_what_is_not_there(tmp_path):
     (folder / "train" / "metadata.jsonl").write_bytes(b"\xff")
     with pytest.raises(ValueError, match=r"metadata.jsonl is no UTF-8 text"):
         load_image_text(folder)
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_a_split_whose_metadata_are_empty(tmp_path, content):
+    folder, _ = sources.image_folder(tmp_path)
+    (folder / "test" / "metadata.jsonl").write_text(content)
+    assert list(load_image_text(folder)) == ["train", "validation"]
+    with pytest.raises(ValueError, match="has no split 'test'; it has train, validation"):
+        load_image_text(folder, only=["train", "test"])
+    for split in ("train", "validation"):
+        (folder / split / "metadata.jsonl").write_text(content)
+    with pytest.raises(ValueError, match="has no image; expected some in train, validation, test"):
+        load_image_text(folder)
+
+
+def test_a_name_twice_in_a_line(tmp_path):
+    folder, _ = sources.image_folder(tmp_path)
+    with (folder / "train" / "metadata.jsonl").open("a") as file:
+        file.write('{"file_name": "0.png", "text": "a", "text": "b"}\n')
+    with pytest.raises(ValueError, match="train/metadata.jsonl line 7: no JSON .the name text stands twice"):
+        load_image_text(folder)

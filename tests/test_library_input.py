@@ -51,14 +51,17 @@ def test_a_folder_without_pictures_leaves_nothing(made, tmp_path):
 def test_a_library_of_another_layout_is_refused(library):
     database = lancedb.connect(library.path)
     settings = json.loads(database.open_table(SETTINGS).to_arrow()["json"][0].as_py())
-    for changed, error in (({"version": 2}, "layout 2"), ({"version": None}, "layout None"), ({"odd": 1}, "damaged")):
+    wrong = ({"odd": 1}, {"width": "16"}, {"candidates": True}, {"table": None}, {"model": ["x" * 10_000]})
+    layouts = [({"version": 2}, "layout 2"), ({"version": None}, "layout None")]
+    for changed, error in [*layouts, *((each, "damaged: they are .{1,90}$") for each in wrong)]:
         content = json.dumps(settings | changed)
         database.create_table(SETTINGS, [{"json": content}], mode="overwrite")
         with pytest.raises(ValueError, match=error):
             PictureLibrary(library.path)
         with pytest.raises(ValueError, match=error):
             library.search("a red star")
-    for rows in ([{"json": "["}], [{"json": "3"}], [{"theme": "dark"}]):
+    twice = json.dumps(settings)[:-1] + ', "width": 3}'
+    for rows in ([{"json": "["}], [{"json": "3"}], [{"theme": "dark"}], [{"json": "[" * 100_000}], [{"json": twice}]):
         database.create_table(SETTINGS, rows, mode="overwrite")
         with pytest.raises(ValueError, match="another program"):
             PictureLibrary(library.path)

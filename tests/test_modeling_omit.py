@@ -26,6 +26,7 @@ from transformers import (
 
 from omit_hf import OmitModel, OmitProcessor, partial_sinkhorn_similarity
 from omit_hf.data import build_word_tokenizer
+from omit_hf.modeling.backbones_omit import load
 from omit_hf.modeling.matching_omit import MATCHING
 from omit_hf.modeling.modeling_omit import MAX_LOGIT_SCALE
 
@@ -550,3 +551,71 @@ def test_loading_info_is_given_when_asked_for(model, tmp_path):
     assert not info["missing_keys"]
     assert torch.equal(loaded.logit_scale, model.logit_scale)
     assert isinstance(OmitModel.from_pretrained(tmp_path, matching="mean"), OmitModel)  # which needs less of it
+
+
+def broken(name, change):
+    def spoil(folder):
+        file = folder / name
+        file.write_bytes(change(file.read_bytes()))
+
+    return pytest.param(spoil, id=f"{name}-{change.__name__}")
+
+
+def cut(content):
+    return content[:-100]
+
+
+def foreign(content):
+    return b"<!DOCTYPE html><html>404"
+
+
+def deep(content):
+    return b"[" * 100_000
+
+
+def latin(content):
+    return content[:40] + b"\xe9" + content[41:]
+
+
+def a_list(content):
+    return b"[1]"
+
+
+def length(content):
+    return (2**63).to_bytes(8, "little") + content[8:]
+
+
+MODEL = [broken("model.safetensors", change) for change in (cut, foreign, latin, length, a_list)]
+MODEL += [broken("config.json", change) for change in (foreign, deep, latin, a_list)]
+PROCESSOR = [broken("tokenizer.json", change) for change in (cut, foreign, deep, latin, a_list)]
+PROCESSOR += [broken("tokenizer_config.json", change) for change in (cut, foreign, deep, latin)]
+PROCESSOR += [broken("processor_config.json", change) for change in (foreign, deep, latin, a_list)]
+
+
+@pytest.mark.parametrize("spoil", MODEL)
+def test_a_checkpoint_whose_files_are_broken(published, spoil):
+    """Whatever kind of error Python, safetensors and tokenizers have for it."""
+    assert OmitModel.from_pretrained(published)
+    spoil(published)
+    with pytest.raises((ValueError, OSError), match=str(published)) as caught:
+        OmitModel.from_pretrained(published)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("spoil", PROCESSOR)
+def test_a_processor_whose_files_are_broken(published, spoil):
+    assert OmitProcessor.from_pretrained(published)
+    spoil(published)
+    with pytest.raises((ValueError, OSError), match=str(published)) as caught:
+        OmitProcessor.from_pretrained(published)
+    assert str(caught.value).isprintable()
+
+
+def test_too_little_memory_stays_what_it_is(published):
+    """Whoever has another device may want to try again."""
+
+    def none_left(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        load(lambda _: none_left(), published)

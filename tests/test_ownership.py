@@ -95,3 +95,30 @@ def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no folder .*deeper"):
         FolderLock(tmp_path / "gone" / "deeper", "training").acquire()
     assert not (tmp_path / "gone").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        ({"host": "a\nerror: all is lost\x1b[2J"}, r"on 'a\\nerror: all is lost\\x1b\[2J', since today"),
+        ({"since": "x" * 100_000}, "since x{79}…; wait"),
+        ({"process": {"a": [1]}}, r"process \{'a': \[1\]\} on here"),
+        ({"purpose": "\u202ea"}, r"^Another '\\u202ea' is running"),
+        ({"host": "{process.__class__}"}, "on {process.__class__}, since"),
+    ],
+)
+def test_what_the_holder_says_is_shown_in_a_line(tmp_path, content, shown):
+    holder = {"purpose": "training", "process": 1, "host": "here", "since": "today", **content}
+    with FolderLock(tmp_path, "training"):
+        (tmp_path / f"{LOCK_FILE}.json").write_text(json.dumps(holder))
+        with pytest.raises(BlockingIOError, match=shown) as caught:
+            FolderLock(tmp_path, "training").acquire()
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "3", "{}", '{"process": 1, "process": 2}'])
+def test_a_holder_that_says_nothing(tmp_path, content):
+    with FolderLock(tmp_path, "training"):
+        (tmp_path / f"{LOCK_FILE}.json").write_text(content)
+        with pytest.raises(BlockingIOError, match=f"Another training is running in {tmp_path}; wait for it"):
+            FolderLock(tmp_path, "training").acquire()

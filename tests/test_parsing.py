@@ -1,12 +1,14 @@
 """Small files that would cost much, and values that would spoil a message."""
 
+import contextlib
+import re
 import time
 from datetime import date
 
 import pytest
 import yaml
 
-from omit_hf.parsing import MAX_BYTES, MAX_DEPTH, label, parse_json, parse_yaml, read_yaml, shown
+from omit_hf.parsing import MAX_BYTES, MAX_DEPTH, label, parse_json, parse_yaml, read_json, read_yaml, shown, told
 
 # Nine levels of ten aliases each: a billion values.
 ALIASES = "a: &a [" + ", ".join(["x"] * 10) + "]\n"
@@ -58,6 +60,14 @@ def test_a_date_is_text_and_written_as_one():
         ('a: "\\U00110000"', "is no YAML: "),
         ("? [a]\n: 1", "is no YAML: found unhashable key in line 1"),
         ("a: =", "is no YAML: could not determine a constructor"),
+        ("a: 1\nb: 2\na: 1", "the name a twice; expected it once, in line 3"),
+        ("a: {b: 1, b: 1}", "the name b twice; expected it once, in line 1"),
+        ("a: {1: x, true: y}", "the name True twice"),  # Python's names of one value
+        ("? [a]\n: {b: 1, b: 2}", "is no YAML: found unhashable key|the name b twice"),
+        ("<<: {a: 1}\na: 2", r"a merge \(<<\); expected every value written out, in line 1"),
+        ('a: "\\ud800"', "a null character, or half of a surrogate pair; expected text, in line 1"),
+        ('"\\0": 1', "a null character, or half of a surrogate pair"),
+        ("a: [" + "1," * 20_000 + "]", "more than 20000 names and values, in line 1"),
     ],
     ids=lambda text: text[:20],
 )
@@ -91,7 +101,7 @@ def test_a_large_file(tmp_path):
     file.write_text("a: 1\n" + "#" * (MAX_BYTES - 5))
     assert read_yaml(file) == {"a": 1}
     file.write_text("a: 1\n" + "#" * (MAX_BYTES - 4))
-    with pytest.raises(ValueError, match="a.yaml is larger than 1048576 bytes; expected a smaller file"):
+    with pytest.raises(ValueError, match="a.yaml is larger than 262144 bytes; expected a smaller file"):
         read_yaml(file)
 
 
@@ -121,6 +131,57 @@ def test_json_that_is_not_read(text, message):
         parse_json(text)
 
 
+@pytest.mark.parametrize("text", ['{"a": 1, "b": 2, "a": 1}', '[{"b": {"a": 1, "a": 2}}]', '\ufeff{"a": {}, "a": {}}'])
+def test_a_name_twice_in_json(text):
+    for depth in (MAX_DEPTH, None):
+        with pytest.raises(ValueError, match="^the name a stands twice in an object; expected it once$"):
+            parse_json(text, depth)
+    assert parse_json('[{"a": 1}, {"a": {"a": 2}}]') == [{"a": 1}, {"a": {"a": 2}}]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is no JSON: Expecting value: line 1"),
+        (b'{"a": 1, "a": 2}', "is no JSON: the name a stands twice in an object"),
+        (b'{"a": 1', "is no JSON: Expecting ',' delimiter"),
+        (b"[" * 100_000, "is no JSON: values nested too deep"),
+        (b'"\xff"', "is no UTF-8 text: line 1 has the byte 0xff"),
+        ("1".encode("utf-16"), "is no UTF-8 text, but UTF-16"),
+    ],
+)
+def test_a_file_of_json_is_named(tmp_path, content, message):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(tmp_path))}/a.json {message}"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf[1]")
+    assert read_json(tmp_path / "a.json") == [1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: [" + "[1]," * 60_000 + "]",
+        "\n".join(f"a{n}: 1" for n in range(20_000)),
+        "#\n" * 130_000,
+        " " * 260_000,
+        "a: |\n" + " a\n" * 86_000,
+        "a: a\n" + " a\n" * 86_000,
+        'a: "' + "\\x41" * 65_000 + '"',
+        "a: '" + "''" * 130_000 + "'",
+    ],
+    ids=["lists", "lines", "comments", "blanks", "block", "folds", "escapes", "quotes"],
+)
+def test_dense_yaml_takes_no_time(tmp_path, text):
+    """As much as there may be of it took ten seconds."""
+    (tmp_path / "a.yaml").write_text(text)
+    dense = text.count("1") > 20_000 and "\\" not in text
+    began = time.process_time()
+    with pytest.raises(ValueError, match="more than 20000 names") if dense else contextlib.nullcontext():
+        read_yaml(tmp_path / "a.yaml")
+    assert time.process_time() - began < 4
+
+
 def test_json_as_deep_as_it_is():
     text = "[" * 200 + "]" * 200
     assert str(parse_json(text, max_depth=None)) == text
@@ -135,3 +196,7 @@ def test_values_in_messages():
     assert label("../a") == "../a"
     assert label("a\x1b[31m\nb") == r"'a\x1b[31m\nb'"
     assert len(label("\n" * 1000)) == len(label("x" * 1000)) == 80
+    assert told(KeyError()) == "KeyError"
+    assert told(ValueError("a\n  b\t c")) == "a b c"
+    assert told(ValueError("\x1b[31m\nb")) == r"'\x1b[31m b'"
+    assert len(told(ValueError("x" * 1000))) == 300

@@ -1,5 +1,10 @@
+import contextlib
+import http.server
 import io
+import os
 import struct
+import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,7 +17,7 @@ from PIL import ImageOps
 from omit_hf.data import load_image_text
 from omit_hf.data.pictures import open_picture, stored_pictures, unreadable_pictures
 from omit_hf.data.sources.cutouts import open_cutout
-from omit_hf.modeling.pictures_omit import rgb_picture, upright
+from omit_hf.modeling.pictures_omit import as_pictures, rgb_picture, upright
 
 
 def stored(content: bytes) -> dict:
@@ -130,3 +135,78 @@ def test_cutouts_are_upright_too(tmp_path):
     assert open_cutout(tmp_path / "turned.png").size == (20, 40)
     (tmp_path / "broken.png").write_bytes(FILES["png header"])
     assert open_cutout(tmp_path / "broken.png").size == PICTURE.size
+
+
+def tags_one_over_the_other(count: int, length: int) -> bytes:
+    entries = b"".join(struct.pack("<HHII", 40_000 + n, 7, length, 8 + 2 + 12 * count + 4) for n in range(count))
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", count) + entries + bytes(4) + bytes(length)
+
+
+def test_tags_that_lie_one_over_the_other(tmp_path):
+    """Each would be read into memory by itself, here 4 GB of one."""
+    content = tags_one_over_the_other(4000, 2**20)
+    (tmp_path / "a.tiff").write_bytes(content)
+    tracemalloc.start()
+    for file in (stored(content), {"bytes": None, "path": str(tmp_path / "a.tiff")}):
+        with pytest.raises(Exception, match="cannot identify image file|its parts lie one over the other"):
+            open_picture(file)
+    assert tracemalloc.get_traced_memory()[1] < 2**28
+    tracemalloc.stop()
+
+
+def test_pictures_that_other_programs_draw():
+    buffer = io.BytesIO()
+    PICTURE.save(buffer, "EPS")
+    with pytest.raises(ValueError, match="it is PostScript, a program that draws; expected a picture of pixels"):
+        open_picture(stored(buffer.getvalue()))
+
+
+@pytest.mark.parametrize("kind", ["BMP", "PNG", "TIFF", "WEBP", "JPEG", "GIF"])
+def test_a_whole_picture_is_read_as_from_its_file(tmp_path, kind):
+    picture = PIL.effect_noise((1200, 900), 90).convert("RGB")
+    picture.save(tmp_path / "a", kind)
+    with PIL.open(tmp_path / "a") as expected:
+        expected = expected.convert("RGB").tobytes()
+    for file in (stored((tmp_path / "a").read_bytes()), {"bytes": None, "path": str(tmp_path / "a")}):
+        assert open_picture(file).tobytes() == expected
+
+
+def test_a_file_larger_than_any_picture(tmp_path):
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(2**40)  # which takes no room
+    with pytest.raises(ValueError, match="its file has more than 1073741824 bytes; expected a picture of at most that"):
+        open_picture({"bytes": None, "path": str(tmp_path / "a.png")})
+
+
+@pytest.mark.parametrize("name", ["a\nerror: b.png", "\u202egnp.a", "\x1b[31m.png"])
+def test_the_name_of_a_file_stays_in_its_line(tmp_path, name):
+    (tmp_path / name).write_bytes(b"no picture")
+    with pytest.raises(OSError, match="cannot identify image file") as caught:
+        as_pictures([str(tmp_path / name)])
+    assert str(caught.value).isprintable()
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    for path in (tmp_path / "a.png", tmp_path, "/dev/zero"):
+        with pytest.raises(ValueError, match=f"no file at '{path}', and it is no URL"):
+            as_pictures([str(path)])
+
+
+def test_a_url_without_end():
+    class Endless(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(2**22))
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Endless) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/a.png"
+        with pytest.raises(ValueError, match=f"images.0. .{url}.: the URL gives more than 268435456 bytes"):
+            as_pictures([url])

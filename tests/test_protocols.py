@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import time
 
 import numpy as np
 import pytest
@@ -678,3 +679,12 @@ def test_a_result_as_markdown(small_coco):
     assert "| image → text | – | 1.3 |" in plain
     assert "RSUM" not in plain
     assert "fold" not in plain
+
+
+def test_numbers_of_any_length():
+    assert image_number("COCO_val2014_000000391895.jpg") == 391895
+    assert image_number("a1b22.png") == 22
+    began = time.process_time()
+    for name in ("1" * 100_000, "1" * 100_000 + "x", "a" + "0" * 5000 + "1.jpg", "1." + "a" * 100_000 + "1x"):
+        assert image_number(name) in (None,)
+    assert time.process_time() - began < 1  # their square is minutes

@@ -331,7 +331,7 @@ def edited(old, new):
             FileNotFoundError,
             "is no finished run: recipe.yaml, README.md are missing",
         ),
-        (spoil("metrics.json", lambda file: file.write_text("{")), ValueError, "metrics.json is not what a run writes"),
+        (spoil("metrics.json", lambda file: file.write_text("{")), ValueError, "metrics.json is no JSON: Expecting"),
         (spoil("metrics.json", edited('"splits"', '"split"')), ValueError, "is not what a run writes: KeyError"),
         (spoil("recipe.yaml", edited("seed: 0", "seed: 1")), ValueError, "is not the recipe .*\n  seed: was 0, is 1"),
         (

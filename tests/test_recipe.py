@@ -332,3 +332,34 @@ def test_backbones_in_the_home_folder(home):
 
 def test_other_variables_of_the_environment_stay(home):
     assert Recipe(**tiny_recipe(output_dir="$HOME/run")).output_dir == "$HOME/run"
+
+
+@pytest.mark.parametrize("text", ["seed: 1\nmargin: 0.1\nseed: 2\n", '{"seed": 1, "seed": 1}'])
+def test_a_field_twice(tmp_path, text):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(ValueError, match="recipe.yaml has the name seed twice; expected it once, in line"):
+        read_recipe_file(tmp_path / "recipe.yaml")
+    for options in ('{"train_size": 1, "train_size": 2}', '{"columns": {"a": 1, "a": 1}}'):
+        with pytest.raises(ValueError, match="data_options is .*; expected JSON .the name .* stands twice"):
+            Recipe(**tiny_recipe(data_options=options))
+
+
+@pytest.mark.parametrize("kind", ["x" * 80, "a\nerror: b", "/dev/zero", "\u202ea"])
+def test_a_kind_of_model_that_is_none(kind):
+    with pytest.raises(
+        ValueError, match="vision_config: model_type is .*; expected one that transformers knows"
+    ) as caught:
+        Recipe(**tiny_recipe(vision_config={"model_type": kind}))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 250  # and not a list of all that there are
+
+
+@pytest.mark.parametrize(
+    "name", ["a\u2028b", "a\x85b", "a\u2029b", "a\rb", "a\r\nb", "a\nb", "a\ufeffb", " a ", "a: b", "\u202e"]
+)
+def test_any_text_is_written_as_it_is(tmp_path, name):
+    recipe = Recipe(
+        **tiny_recipe(output_dir=name, data_options={name: [name]}, cache_folder=f"{name}/{'c ' * 80}{name}")
+    )
+    write_recipe_file(recipe, tmp_path / "recipe.yaml")
+    assert Recipe(**read_recipe_file(tmp_path / "recipe.yaml")) == recipe

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import sources
 import torch
@@ -124,3 +126,40 @@ def test_the_model_comes_back_in_its_mode(data, processor, scenes_model, tmp_pat
     cache_states(scenes_model, processor, data, tmp_path, image=True, text=False)
     assert scenes_model.training
     assert VISION["hidden_sizes"][-1] == scenes_model.vision_encoder.projection.in_features
+
+
+CONTENTS = {"empty": b"", "other": b"no arrow file" * 9, "zeros": bytes(4096), "cut": None}
+
+
+@pytest.mark.parametrize("side", ["image", "text"])
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+def test_a_damaged_file_is_named(data, processor, scenes_model, tmp_path, side, content):
+    data = DatasetDict(test=data["test"])
+
+    def states():
+        rows = cache_states(scenes_model, processor, data, tmp_path, image=True, text=True)["test"]
+        return [row[f"{side}_states"] for row in rows]  # read, since a map of a file that is cut off ends the process
+
+    expected = states()
+    [file] = tmp_path.glob(f"{side}-*.arrow")
+    whole = file.read_bytes()
+    file.unlink()
+    file.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(ValueError, match=f"^{file} is damaged .*; delete it, and it is computed anew.$") as caught:
+        states()
+    assert str(caught.value).isprintable()
+    file.unlink()
+    assert states() == expected
+
+
+def test_a_file_of_other_images(data, processor, scenes_model, tmp_path):
+    def cache(rows):
+        cache_states(scenes_model, processor, DatasetDict(test=rows), tmp_path, image=True, text=False)
+
+    cache(data["test"])
+    [of_four] = tmp_path.glob("image-*")
+    cache(data["test"].select([0, 1]))
+    [of_two] = set(tmp_path.glob("image-*")) - {of_four}
+    os.replace(of_two, of_four)
+    with pytest.raises(ValueError, match="is damaged .it holds image_states of 2 images, not 4.; delete it"):
+        cache(data["test"])

@@ -1,3 +1,4 @@
+import io
 import tarfile
 
 import pytest
@@ -146,3 +147,27 @@ def test_a_sample_without_the_field(tmp_path):
     folder = pack(tmp_path / "archives", *[[PNG, ("json", text)] for text in texts])
     with pytest.raises(DataError, match="has 1 problem:\n  split 'train' row 1: None is no list"):
         load_image_text(folder, columns={"captions": "json.captions"}, captions_as="list")
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive" * 100, b"\x1f\x8b\x08\0"])
+def test_what_is_no_archive_has_one_line(tmp_path, content):
+    (tmp_path / "test-0.tar").write_bytes(content)
+    with pytest.raises(ValueError, match=f"An archive in {tmp_path} cannot be read: test-0.tar: ") as caught:
+        load_image_text(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+def test_a_name_twice_in_the_json_of_a_sample(tmp_path):
+    folder, options = sources.archives(tmp_path, "json")
+    with tarfile.open(folder / "test-00000.tar", "a") as archive:
+        for name, content in (
+            ("9.png", sources.png(0)),
+            ("9.json", b'{"captions": ["a"], "captions": ["b"], "url": ""}'),
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    with pytest.raises(
+        ValueError, match="test-00000.tar sample 9: its .json is no JSON .the name captions stands twice"
+    ):
+        load_image_text(folder, **options)

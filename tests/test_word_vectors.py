@@ -66,3 +66,18 @@ def test_a_binary_file(tmp_path):
     (tmp_path / "vectors.bin").write_bytes(bytes(range(256)) * 100)
     with pytest.raises(ValueError, match="numbers"):
         read_word_vectors(tmp_path / "vectors.bin", WORDS, 3)
+
+
+@pytest.mark.parametrize("text", ["x" * 100_000, "a" + "\u0301" * 5000, "\x1b[2J"])
+def test_what_is_no_number_is_cut(tmp_path, text):
+    (tmp_path / "vectors.txt").write_text(f"red 1 2 3\nstar 4 {text} 6\n")
+    with pytest.raises(ValueError, match="vectors.txt, line 2: could not convert string to float: ") as caught:
+        read_word_vectors(tmp_path / "vectors.txt", {"red": 1, "star": 2}, 3)
+    assert len(str(caught.value)) < 600
+    assert str(caught.value).isprintable()
+
+
+def test_a_first_line_of_any_length(tmp_path):
+    (tmp_path / "vectors.txt").write_text(f"{'1' * 5000} 3\nred 1 2 3\n")
+    with pytest.raises(ValueError, match="vectors.txt have 1 numbers a word; expected 3"):
+        read_word_vectors(tmp_path / "vectors.txt", {"red": 1}, 3)

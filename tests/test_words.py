@@ -1,9 +1,11 @@
 import json
+import time
 
 import pytest
 import regex
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Regex, pre_tokenizers
 
 from omit_hf.data import build_word_tokenizer
 from omit_hf.data.augmentation import words_of
@@ -83,3 +85,19 @@ def test_a_tokenizer_of_older_captions_loads(tmp_path):
     file.write_text(json.dumps(saved))
     tokenizer = type(build_word_tokenizer(["a"])).from_pretrained(tmp_path)
     assert tokenizer("A man's café.")["input_ids"] == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("before", ["", "a", "\u0301", "\U0001f1e9\u0301"])
+@pytest.mark.parametrize("after", ["", " b", "\U0001f1e9", "\u0301", "\U0001f1e9\u0301\U0001f1ea"])
+def test_rows_of_flags(before, after):
+    """Of any length they are split as short ones are, in a time that grows with their length."""
+    flag = "\U0001f1e9\U0001f1ea"
+    plain = pre_tokenizers.Split(Regex(r"(?y{w})\X"), "isolated")
+    for count in range(6):
+        text = f"{before}{flag * count}{after}"
+        assert SEGMENTS.pre_tokenize_str(text) == plain.pre_tokenize_str(text)
+    began = time.process_time()
+    found = SEGMENTS.pre_tokenize_str(f"{before}{flag * 50_000}{after}")
+    assert time.process_time() - began < 5  # a minute, when each of them counted all before it
+    assert len(found) in range(49_999, 50_004)
+    assert {text for text, _ in found[2:-4]} == {flag}

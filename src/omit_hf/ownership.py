@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
+from omit_hf.parsing import label, read_json
+
 LOCK_FILE = ".lock"
 HOLDER_SUFFIX = ".json"  # beside it: who holds it
 
@@ -77,10 +79,10 @@ class FolderLock:
         except Timeout:
             purpose, details = self.purpose, ""
             try:
-                holder = json.loads(_holder_file(file).read_text(encoding="utf-8"))
+                holder = {name: label(value) for name, value in read_json(_holder_file(file)).items()}
                 details = ": process {process} on {host}, since {since}".format(**holder)
                 purpose = holder["purpose"]
-            except (OSError, ValueError, KeyError, TypeError):  # it has the lock, and has not said who it is
+            except (OSError, ValueError, KeyError, AttributeError):  # it has the lock, and has not said who it is
                 pass
             raise BlockingIOError(
                 f"Another {purpose} is running in {self.folder}{details}; wait for it, or {self.advice}."

@@ -4,10 +4,12 @@ import re
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from omit_hf.cards.known_data import KnownData
 from omit_hf.evaluation.retrieval import COLUMNS, DIRECTIONS
 from omit_hf.modeling.matching_omit import MATCHING
+from omit_hf.parsing import parse_yaml, told
 
 HUB_ID = r"[\w-][\w.-]*(/[\w-][\w.-]*)?"
 
@@ -50,7 +52,7 @@ def with_results(card: str, name: str, results: list[EvalResult]) -> str:
     """
     if not card.startswith("---"):
         raise ValueError("The model card does not begin with metadata between two lines of ---; expected a model's.")
-    card = ModelCard(card)
+    card = read_card(card)
     new = {_identity(result) for result in results}
     card.data.eval_results = [r for r in card.data.eval_results or [] if _identity(r) not in new] + results
     card.data.model_name = card.data.model_name or name
@@ -59,6 +61,21 @@ def with_results(card: str, name: str, results: list[EvalResult]) -> str:
 
 def _identity(result: EvalResult) -> tuple:
     return (*result.unique_identifier, result.metric_type)
+
+
+def read_card(text: str) -> ModelCard:
+    """Read a README.md.
+
+    Raises:
+        ValueError: if its metadata are not what `parse_yaml` reads, or not those of a card.
+    """
+    head = REGEX_YAML_BLOCK.search(text)
+    try:
+        if head is not None:  # before the Hub's client reads it, with which aliases may come to any number of values
+            parse_yaml(head[2], "it")
+        return ModelCard(text)
+    except Exception as error:  # of PyYAML, of the model-index, of a field of another type
+        raise ValueError(f"The card's metadata cannot be read: {told(error)}") from error
 
 
 def check_card(text: str, files: set[str]) -> ModelCard:
@@ -71,11 +88,7 @@ def check_card(text: str, files: set[str]) -> ModelCard:
     Raises:
         ValueError: lists all that is wrong.
     """
-    problems = []
-    try:
-        card = ModelCard(text)
-    except Exception as error:  # of PyYAML, of the model-index, of a field of another type
-        raise ValueError(f"The card's metadata cannot be read: {error}") from error
+    card, problems = read_card(text), []
     if not text.lstrip().startswith("---") or not card.data.to_dict():
         problems.append("it has no metadata; expected YAML between two lines of ---")
     if card.data.library_name != "transformers":

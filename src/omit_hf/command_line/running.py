@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 
 from huggingface_hub.errors import StrictDataclassError
 
+from omit_hf.command_line.printing import one_line
+from omit_hf.parsing import told
+
 CLOSED_PIPE = 141  # the status of a program that SIGPIPE ended
 DISK_ERRORS = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS", "EFBIG") if hasattr(errno, name)}
 
@@ -75,6 +78,11 @@ def errors_in_one_line(*others: type[Exception]) -> Iterator[None]:
     try:
         yield
     except StrictDataclassError as error:  # of a configuration; its cause says what is wrong
-        sys.exit(f"error: {error.__cause__}")
+        sys.exit(f"error: {told(error.__cause__ or error)}")
     except (ValueError, OSError, ImportError, *others) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {_printable(str(error))}")
+
+
+def _printable(text: str) -> str:
+    """Lines that do nothing to a console but stand there: a name within may hold what moves or clears it."""
+    return "\n".join(map(one_line, text.split("\n")))

@@ -1,5 +1,6 @@
 """Reads comparisons from files and command lines, and lists all that is wrong in them."""
 
+import math
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ from omit_hf.training import Recipe, read_mapping, read_recipe_file, recipe_type
 
 KEYS = ("recipe", "overrides", "seeds", "settings", "search", "grids")
 UNFINISHED = "max_steps, which leaves a run unfinished; set num_epochs or data_options"
+MAX_RUNS = 2000  # of a grid or a search
 SEARCH_KEYS = ("candidates", "overrides", "seed", "product", "per")
 # Any recipe's fields, for their defaults; a comparison's own are checked when they are whole.
 DEFAULTS = asdict(Recipe(clip_model="any")) | {"clip_model": None}
@@ -76,7 +78,7 @@ def read_comparison(file: str | Path, output_dir: str | Path) -> Comparison:
     }
     search = _search(content["search"], problems) if "search" in content else None
     problems += _conflicts(overrides, grids, settings, search)
-    _stop(file, problems)
+    _stop(file, problems or _too_many(grids, search))
     comparison = Comparison(base, grids, Path(output_dir), settings, search)
     _stop(file, _unfit(comparison))
     return comparison
@@ -134,8 +136,9 @@ def _lists(where: str, given, problems: list[str]) -> dict[str, list]:
     for name, values in _mapping(where, given, problems).items():
         if name == "seeds":
             continue
-        if not isinstance(values, list) or not values:
-            problems.append(f"{where}: {label(name)} is {shown(values)}; expected a list of values")
+        if not isinstance(values, list) or not values or len(values) > MAX_RUNS:
+            most = f" of at most {MAX_RUNS}" if isinstance(values, list) and values else ""
+            problems.append(f"{where}: {label(name)} is {shown(values)}; expected a list of values{most}")
             continue
         checked = [each for value in values for each in _values(where, {name: value}, problems).values()]
         problems += _repeated(f"{where}: {name}", checked)
@@ -150,7 +153,7 @@ def _repeated(where: str, values: list) -> list[str]:
 
 
 def _seeds(where: str, seeds) -> list[str]:
-    if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds):
+    if not isinstance(seeds, list) or not 0 < len(seeds) <= MAX_RUNS or any(type(seed) is not int for seed in seeds):
         return [f"{where} is {shown(seeds)}; expected a list of integers"]
     return _repeated(where, seeds)
 
@@ -179,6 +182,15 @@ def _search(given, problems: list[str]) -> Search | None:
         else:
             setattr(search, name, value)
     return search
+
+
+def _too_many(grids: list[Grid], search: Search | None) -> list[str]:
+    """Grids or a search of more runs than anybody trains, of which each would be looked at."""
+    counts = {f"grid {grid.name}": math.prod(map(len, [*grid.fields.values(), grid.seeds])) for grid in grids}
+    if search is not None:
+        counts["search"] = math.prod(len(values) for values in search.candidates.values())
+    wrong = {name: count for name, count in counts.items() if count > MAX_RUNS}
+    return [f"{name} is of {count:.4g} runs; expected at most {MAX_RUNS}" for name, count in wrong.items()]
 
 
 def _conflicts(overrides: dict, grids: list[Grid], settings: dict, search: Search | None) -> list[str]:

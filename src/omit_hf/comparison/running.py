@@ -13,8 +13,10 @@ from tqdm.auto import tqdm
 
 from omit_hf.comparison.plan import Run
 from omit_hf.ownership import FolderLock
+from omit_hf.parsing import is_text, parse_json, shown, text_lines
 from omit_hf.training import Recipe, read_recipe_file, recipe_changes, usable_cores, write_recipe_file
-from omit_hf.training.checkpoints import METRICS_FILE, RECIPE_FILE
+from omit_hf.training.checkpoints import RECIPE_FILE
+from omit_hf.training.records import METRICS_FILE, read_metrics
 from omit_hf.writing import write_atomically
 
 ROWS_FILE = "runs.jsonl"
@@ -22,9 +24,35 @@ COSTS = ("trained_parameters", "training_seconds", "scoring_seconds", "scored_pa
 
 
 def metrics_of(run: Run) -> dict | None:
-    """Read what a finished run measured; None for an unfinished run."""
+    """Read what a finished run measured; None for an unfinished run.
+
+    Raises:
+        OSError, ValueError: as `read_metrics`.
+    """
     file = run.folder / METRICS_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    return read_metrics(file) if file.exists() else None
+
+
+def read_rows(file: Path) -> dict[str, dict]:
+    """Read the rows of `runs.jsonl`, by the names of their runs.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: names the first line that is no row.
+    """
+    rows = {}
+    for number, line in enumerate(text_lines(file), start=1):
+        try:
+            row = parse_json(line)
+            if not isinstance(row, dict) or not is_text(row.get("run")) or not row["run"]:
+                raise ValueError(f"it is {shown(row)}")
+        except ValueError as error:
+            raise ValueError(
+                f"{file} line {number} is no row of a run ({error}); expected an object with the name of a run. "
+                "Delete the line, or the file: it is written anew."
+            ) from error
+        rows[row["run"]] = row
+    return rows
 
 
 def check_folders(runs: list[Run]) -> None:
@@ -144,10 +172,15 @@ class Runner:
                         continue
 
     def record(self, runs: list[Run]) -> None:
-        """Put a row for each of these runs into `runs.jsonl`, in the place of an older one."""
+        """Put a row for each of these runs into `runs.jsonl`, in the place of an older one.
+
+        Raises:
+            OSError: if the file cannot be read or written.
+            ValueError: if a line of it is no row.
+        """
         file = self.folder / ROWS_FILE
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        rows = {row["run"]: row for row in map(json.loads, lines)} | {run.name: self.row(run) for run in runs}
+        rows = read_rows(file) if file.exists() else {}
+        rows |= {run.name: self.row(run) for run in runs}
         write_atomically(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()))
 
     def row(self, run: Run) -> dict:

@@ -71,12 +71,14 @@ def _figures(runs: dict) -> dict:
     metrics = [metrics_of(run) for run in runs.values()]
     if not metrics:
         return {"seeds": [], "runs": [], "metrics": {}, "environments": []} | dict.fromkeys(COSTS)
+    measured = [name for name in metrics[0]["test"] if all(name in each["test"] for each in metrics)]
     # Runs of before the time was taken have none.
-    scoring = [each["scoring_seconds"] / each["scored_pairs"] for each in metrics if each.get("scoring_seconds")]
+    timed = [each for each in metrics if each.get("scoring_seconds") and each.get("scored_pairs")]
+    scoring = [each["scoring_seconds"] / each["scored_pairs"] for each in timed]
     return {
         "seeds": list(runs),
         "runs": [run.name for run in runs.values()],
-        "metrics": {name: asdict(spread([each["test"][name] for each in metrics])) for name in metrics[0]["test"]},
+        "metrics": {name: asdict(spread([each["test"][name] for each in metrics])) for name in measured},
         "trained_parameters": metrics[0]["trained_parameters"],
         "training_seconds": statistics.fmean(each["training_seconds"] for each in metrics),
         "scoring_seconds_per_million": 1e6 * statistics.fmean(scoring) if scoring else None,

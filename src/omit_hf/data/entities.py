@@ -16,14 +16,15 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from omit_hf.data.phrases import NO_BOX
 from omit_hf.data.schema import DataError, listed
 from omit_hf.data.sources.scenes import FEATURES as SCENES_FEATURES
-from omit_hf.parsing import shown, text_lines
+from omit_hf.parsing import shown, text_lines, told
 
 logger = logging.getLogger(__name__)
 
 FOLDERS = {"Sentences": ".txt", "Annotations": ".xml"}
 MAX_PIXEL = 2**31 - 1
 NOT_VISUAL = "0"  # the chain of phrases that name nothing to be seen
-PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^\s/\[\]]+)+)\s+([^\[\]]*[^\[\]\s])\s*\]")
+# Possessive where it may, or many blanks without an end would take their square.
+PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^\s/\[\]]++)++)\s++([^\[\]]*[^\[\]\s])\s*\]")
 FEATURES = Features(
     {
         "captions": List(Value("string")),
@@ -201,8 +202,8 @@ def read_annotations(file: Path) -> Annotations:
         guard.StartDoctypeDeclHandler = _refuse_document_type
         guard.Parse(content, True)
         root = ElementTree.fromstring(content)
-    except expat.ExpatError as error:
-        raise ValueError(f"{file} is no XML: {error}.") from error
+    except (expat.ExpatError, ElementTree.ParseError, LookupError) as error:  # the last for an unknown encoding
+        raise ValueError(f"{file} is no XML: {told(error)}.") from error
     except ValueError as error:
         raise ValueError(f"{file} {error}") from error
     try:

@@ -2,6 +2,7 @@
 
 import io
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import PIL.Image
 from datasets import Dataset, Image
@@ -10,7 +11,23 @@ from tqdm.auto import tqdm
 from omit_hf.modeling.pictures_omit import rgb_picture
 
 MAX_PIXELS = 89_478_485  # 256 MB in RGB; the number of which PIL warns, where it refuses twice as many
+MAX_FILE = 2**30  # bytes; of 16 bits with alpha, these pixels have 720 MB
+READ_AGAIN = 2**25  # bytes, beside four times those of the file, that may be read of it
 BATCH = 256
+
+
+class BoundedFile(io.BytesIO):
+    """A picture's file that is not read over and over: the values of a TIFF file's tags may lie one over the other, and
+    PIL would read each into memory, of a megabyte any number."""
+
+    count = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        self.count += len(content)
+        if self.count > READ_AGAIN + 4 * self.getbuffer().nbytes:
+            raise OSError("its parts lie one over the other, and come to far more than it")
+        return content
 
 
 def stored_pictures(split: Dataset) -> Dataset:
@@ -23,14 +40,23 @@ def open_picture(stored: dict) -> PIL.Image.Image:
 
     Raises:
         Exception: whatever PIL raises for what is no picture, or is cut off; ValueError for one of more than
-            `MAX_PIXELS`, before it is decoded.
+            `MAX_PIXELS`, before it is decoded, or in PostScript, which PIL gives to another program to draw.
     """
-    file = stored["path"] if stored["bytes"] is None else io.BytesIO(stored["bytes"])
-    with PIL.Image.open(file) as picture:
+    content = stored["bytes"]
+    if content is None:
+        file = Path(stored["path"])
+        if file.stat().st_size > MAX_FILE:
+            raise ValueError(f"its file has more than {MAX_FILE} bytes; expected a picture of at most that")
+        content = file.read_bytes()
+    with PIL.Image.open(BoundedFile(content)) as picture:
+        if stored["bytes"] is None:
+            picture.filename = stored["path"]  # for messages, as of a picture that PIL opened by its name
         if picture.width * picture.height > MAX_PIXELS:
             raise ValueError(
                 f"it has {picture.width} x {picture.height} pixels; expected at most {MAX_PIXELS}, scaled down"
             )
+        if picture.format == "EPS":
+            raise ValueError("it is PostScript, a program that draws; expected a picture of pixels, such as PNG")
         return rgb_picture(picture)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from datasets import Features, Image, List, Value
 
-from omit_hf.parsing import BYTE_ORDER_MARK, shown
+from omit_hf.parsing import BYTE_ORDER_MARK, is_text, label, shown
 
 SPLITS = ("train", "validation", "test")
 # What others call the splits.
@@ -57,14 +57,6 @@ def tidy_captions(captions: list) -> list[str]:
     return [tidy(caption) for caption in captions]
 
 
-def is_text(value) -> bool:
-    """Tell whether a value is text that a file or a table can hold; JSON may also have halves of characters."""
-    try:
-        return isinstance(value, str) and value.encode() is not None
-    except UnicodeEncodeError:
-        return False
-
-
 def chosen_splits(what: object, found: Iterable[str], only: Sequence[str] | None = None) -> list[str]:
     """Choose the splits to load, in our order.
 
@@ -105,5 +97,5 @@ def check_count(name: str, value) -> None:
 
 def listed(names: Iterable) -> str:
     """List names in an error message: all of a few, the first of many."""
-    names = [str(name) for name in names]
+    names = [label(name) for name in names]
     return ", ".join(names[:10]) + (f" … ({len(names)} in all)" if len(names) > 10 else "")

@@ -13,6 +13,7 @@ from datasets import Array2D, Dataset, DatasetDict, Features, Image, List, Value
 
 from omit_hf.data.inputs import ImageTextInputs
 from omit_hf.digests import model_digest
+from omit_hf.parsing import told
 from omit_hf.writing import names_what_fails
 
 
@@ -37,7 +38,7 @@ def cache_states(
         `text_lengths`, the number of tokens of every caption; float32 and memory-mapped.
 
     Raises:
-        ValueError: if `image` is set, and there are no pictures.
+        ValueError: if `image` is set, and there are no pictures; or if a file of the folder is damaged.
     """
     if image and any("image" not in rows.column_names for rows in data.values()):
         raise ValueError("The data have no pictures for the vision backbone; cache the states of the text side alone.")
@@ -94,7 +95,11 @@ def _text_states(model, inputs: ImageTextInputs) -> Callable[[list[int]], dict]:
 
 
 def _computed(file: Path, inputs: ImageTextInputs, states_of: Callable[[list[int]], dict], batch_size: int) -> Dataset:
-    """Load the states of all images; write them to `file` first unless it exists."""
+    """Load the states of all images; write them to `file` first unless it exists.
+
+    Raises:
+        ValueError: if it exists, and is damaged.
+    """
 
     @torch.inference_mode()
     def compute(batch):
@@ -106,18 +111,27 @@ def _computed(file: Path, inputs: ImageTextInputs, states_of: Callable[[list[int
     else:
         shape = (None, first["text_states"][0].shape[-1])
         features = Features({"text_states": Array2D(shape, "float32"), "text_lengths": List(Value("int32"))})
-    return Dataset.from_dict({"image": range(inputs.num_images)}).map(
-        compute,
-        batched=True,
-        batch_size=batch_size,
-        writer_batch_size=batch_size,
-        remove_columns="image",
-        features=features,
-        cache_file_name=str(file),
-        new_fingerprint=file.stem,
-        load_from_cache_file=True,
-        desc=f"Computing {file.name}",
-    )
+    was_there = file.is_file()
+    try:
+        rows = Dataset.from_dict({"image": range(inputs.num_images)}).map(
+            compute,
+            batched=True,
+            batch_size=batch_size,
+            writer_batch_size=batch_size,
+            remove_columns="image",
+            features=features,
+            cache_file_name=str(file),
+            new_fingerprint=file.stem,
+            load_from_cache_file=True,
+            desc=f"Computing {file.name}",
+        )
+        if rows.features != features or len(rows) != inputs.num_images:
+            raise ValueError(f"it holds {', '.join(rows.column_names)} of {len(rows)} images, not {inputs.num_images}")
+    except Exception as error:  # of Arrow
+        if not was_there:
+            raise
+        raise ValueError(f"{file} is damaged ({told(error)}); delete it, and it is computed anew.") from error
+    return rows
 
 
 def _content(rows: Dataset, column: str) -> str:

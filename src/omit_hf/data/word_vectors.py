@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from omit_hf.parsing import check_encoding
+from omit_hf.parsing import check_encoding, shown, told
 
 
 @dataclass
@@ -65,7 +65,7 @@ def read_word_vectors(file: str | Path, vocabulary: Mapping[str, int], size: int
             spaces = line.count(b" ")
             if number == 1:
                 header = line.split()
-                if len(header) == 2 and all(each.isdigit() for each in header):
+                if len(header) == 2 and all(each.isdigit() and len(each) < 19 for each in header):
                     promised, dimension = map(int, header)
                 else:
                     dimension = spaces
@@ -88,9 +88,11 @@ def read_word_vectors(file: str | Path, vocabulary: Mapping[str, int], size: int
             try:
                 vector = np.array(b" ".join(numbers).split(), dtype=np.float32)
             except ValueError as error:
-                raise ValueError(f"{file}, line {number}: {error}; expected {size} numbers after the word.") from error
+                raise ValueError(
+                    f"{file}, line {number}: {told(error)}; expected {size} numbers after the word."
+                ) from error
             if not np.isfinite(vector).all():
-                raise ValueError(f"{file}, line {number}: the vector of {word.decode()!r} is not finite.")
+                raise ValueError(f"{file}, line {number}: the vector of {shown(word.decode())} is not finite.")
             found[wanted[word]] = vector
     if promised is not None and read != promised:
         raise ValueError(f"{file} has {read} words, and its first line tells of {promised}; get it anew.")

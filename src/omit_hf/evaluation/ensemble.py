@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save
 from omit_hf.data.schema import listed
 from omit_hf.evaluation.pairs import SplitPairs
 from omit_hf.evaluation.retrieval import checked_matrix
+from omit_hf.parsing import parse_json, shown
 from omit_hf.writing import appears_when_complete
 
 SUFFIX = ".safetensors"
@@ -66,14 +67,21 @@ def load_similarity(file: str | Path) -> tuple[np.ndarray, SplitPairs]:
         raise ValueError(f"{file} holds no similarity; expected what evaluate.py --save_similarity wrote.")
     try:
         pairs = SplitPairs(
-            json.loads(metadata["image_ids"]),
-            json.loads(metadata["captions"]),
+            _texts("image_ids", parse_json(metadata["image_ids"])),
+            [
+                _texts(f"captions[{n}]", each)
+                for n, each in enumerate(_list("captions", parse_json(metadata["captions"])))
+            ],
             tensors.get("relevant"),
             metadata["split"],
             metadata["source"],
         )
+        if pairs.relevant is not None and pairs.relevant.dtype != bool:
+            raise ValueError(f"relevant is of type {pairs.relevant.dtype}; expected true and false.")
         similarity = checked_matrix(tensors["similarity"])
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise ValueError(f"{file} has no {error}; expected what evaluate.py --save_similarity wrote.") from error
+    except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     if similarity.shape != pairs.shape:
         raise ValueError(f"{file}: similarity has shape {similarity.shape}; expected {pairs.shape}, those of its ids.")
@@ -104,6 +112,19 @@ def ensemble(files: Sequence[str | Path]) -> tuple[np.ndarray, SplitPairs]:
             raise ValueError(f"{file} is of other data than {files[0]}: {_difference(first, pairs)}.")
         total += similarity
     return (total / len(files)).astype(np.float32), first
+
+
+def _list(name: str, value) -> list:
+    if not isinstance(value, list):
+        raise ValueError(f"{name} is {shown(value)}; expected a list.")
+    return value
+
+
+def _texts(name: str, value) -> list[str]:
+    wrong = [each for each in _list(name, value) if not isinstance(each, str)]
+    if wrong:
+        raise ValueError(f"{name} holds {shown(wrong[0])}; expected texts.")
+    return value
 
 
 def check_similarity_file(file: str | Path) -> Path:

@@ -1,6 +1,5 @@
 """Turns a checkpoint into an inference endpoint."""
 
-import json
 import os
 import re
 import tempfile
@@ -9,6 +8,8 @@ from importlib.metadata import requires
 from pathlib import Path
 
 from transformers.dynamic_module_utils import get_relative_imports
+
+from omit_hf.parsing import read_json, shown
 
 HANDLER_FILE, REQUIREMENTS_FILE = "handler.py", "requirements.txt"
 NEEDED = ("torch", "transformers", "pillow")
@@ -26,6 +27,7 @@ def write_handler(folder: str | os.PathLike) -> Path:
 
     Raises:
         FileNotFoundError: if the folder holds no checkpoint, or one without the code that an endpoint runs.
+        ValueError: as `named_code`.
     """
     folder = Path(folder)
     for name in ("config.json", "processor_config.json"):
@@ -72,13 +74,29 @@ def needed_code(folder: Path) -> list[str]:
 
 
 def named_code(folder: Path) -> list[str]:
-    """List the code files that a checkpoint's configurations name, without those in other repositories."""
+    """List the code files that a checkpoint's configurations name, without those in other repositories.
+
+    Raises:
+        OSError: if a configuration cannot be read.
+        ValueError: if one is no JSON object, or names code in another way than `file.Class`.
+    """
     found = set()
     for name in ("config.json", "processor_config.json"):
         file = folder / name
-        configuration = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        classes = configuration.get("auto_map", {}).values()
-        found |= {f"{each.partition('.')[0]}.py" for each in classes if isinstance(each, str) and "--" not in each}
+        configuration = read_json(file, max_depth=None) if file.is_file() else {}
+        classes = configuration.get("auto_map", {}) if isinstance(configuration, dict) else None
+        if not isinstance(classes, dict):
+            raise ValueError(
+                f"{file} holds {shown(configuration)}; expected a configuration, perhaps with an auto_map."
+            )
+        for each in classes.values():
+            if each is None or (isinstance(each, str) and "--" in each):
+                continue
+            if not isinstance(each, str) or not re.fullmatch(r"\w{1,100}\.\w+", each):
+                raise ValueError(
+                    f"{file} has {shown(each)} in its auto_map; expected a file and a class, as file.Class."
+                )
+            found.add(f"{each.partition('.')[0]}.py")
     return sorted(found)
 
 

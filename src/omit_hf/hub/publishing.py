@@ -21,7 +21,6 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import ModelInfo
 from huggingface_hub.utils import validate_repo_id
-from safetensors import SafetensorError
 
 from omit_hf.cards import CardPictures, check_card, model_card
 from omit_hf.cards.known_data import SCENES, known_data
@@ -30,10 +29,11 @@ from omit_hf.data.pictures import open_picture, stored_pictures
 from omit_hf.hub.endpoint import HANDLER_FILE, REQUIREMENTS_FILE, endpoint_files, missing_code, named_code, needed_code
 from omit_hf.modeling import OmitModel, OmitProcessor
 from omit_hf.modeling.backbones_omit import fit_tokenizer
-from omit_hf.parsing import parse_yaml, read_text
-from omit_hf.training.checkpoints import CARD_FILE, METRICS_FILE, RECIPE_FILE, recipe_changes
+from omit_hf.parsing import label, parse_yaml, read_json, read_text
+from omit_hf.training.checkpoints import CARD_FILE, RECIPE_FILE, recipe_changes
 from omit_hf.training.recipe import Recipe
 from omit_hf.training.recipe_files import read_recipe_file, recipe_text
+from omit_hf.training.records import METRICS_FILE, read_metrics
 
 SAMPLE_FILE, ALIGNMENT_FILE = "sample.png", "alignment.png"
 # Patterns of files that may go to the Hub; all others (checkpoints, logs, optimiser states) stay in the folder. Of the
@@ -246,7 +246,7 @@ def _finished(folder: Path) -> dict:
             "the training with --resume; a model without its run goes to the Hub with its own push_to_hub."
         )
     try:
-        metrics = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+        metrics = read_metrics(folder / METRICS_FILE)
         if metrics["test"] is None:
             raise ValueError(
                 f"The run in {folder} was not tested, so it has no results to publish; train with test on."
@@ -254,8 +254,8 @@ def _finished(folder: Path) -> dict:
         metrics["recipe"] = asdict(_recipe(folder, metrics["recipe"]))
         changes = recipe_changes(metrics["recipe"], _recipe(folder, read_recipe_file(folder / RECIPE_FILE)))
         model_card(metrics)  # which needs all of it
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / METRICS_FILE} is not what a run writes: {error!r}.") from error
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder / METRICS_FILE} is not what a run writes: {label(repr(error))}.") from error
     if changes:
         listed = "\n  ".join(changes)
         raise ValueError(
@@ -293,7 +293,7 @@ def _written(folder: Path, processor: OmitProcessor) -> tuple[list[str], tuple[s
     """List the files that a run or `write_handler` wrote, and notes on others that look like them."""
     names = {"config.json", *needed_code(folder), RECIPE_FILE, METRICS_FILE}
     if (folder / WEIGHTS[2]).is_file():
-        weight_map = json.loads((folder / WEIGHTS[2]).read_text(encoding="utf-8"))["weight_map"]
+        weight_map = read_json(folder / WEIGHTS[2]).get("weight_map")  # with which the model has been loaded
         names |= {WEIGHTS[2], *weight_map.values()}
     else:
         names.add(WEIGHTS[0])
@@ -320,7 +320,7 @@ def _loaded(folder: Path) -> tuple[OmitModel, OmitProcessor]:
         model, processor = OmitModel.from_pretrained(folder), OmitProcessor.from_pretrained(folder)
     except StrictDataclassError as error:
         raise ValueError(f"The configuration in {folder} is not valid: {error.__cause__}") from error
-    except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"The model in {folder} does not load, so it is not published: {error}") from error
     fit_tokenizer(model.text_encoder.backbone, processor.tokenizer)
     broken = [name for name, weight in model.state_dict().items() if not weight.isfinite().all()]

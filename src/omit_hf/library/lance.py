@@ -29,6 +29,7 @@ from omit_hf.library.columns import (
 from omit_hf.library.filters import checked_filter, filter_errors, quoted
 from omit_hf.library.stores import Candidates
 from omit_hf.modeling import OmitFeatures
+from omit_hf.parsing import parse_json, shown
 
 os.environ.setdefault("LANCEDB_LOG", "error")  # read as it is imported; it warns of tables that it makes
 try:
@@ -129,7 +130,7 @@ class LanceStore:
     def _read(self, settings) -> Settings:
         rows = settings.to_arrow().to_pylist()
         try:
-            found = json.loads(rows[0]["json"])
+            found = parse_json(rows[0]["json"])
             version = found.get("version")
         except (LookupError, ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.uri} is a database of another program; expected a library of omit-hf.") from error
@@ -138,8 +139,9 @@ class LanceStore:
                 f"The library {self.uri} has the layout {version!r}; this version of omit-hf reads {VERSION}. Use the "
                 "version that made it, or make the library anew."
             )
-        if found.keys() != {field.name for field in fields(Settings)}:
-            raise ValueError(f"The settings of the library {self.uri} are damaged: they are {found}.")
+        kinds = {field.name: field.type for field in fields(Settings)}
+        if found.keys() != kinds.keys() or any(type(found[name]) is not kind for name, kind in kinds.items()):
+            raise ValueError(f"The settings of the library {self.uri} are damaged: they are {shown(found)}.")
         return Settings(**found)
 
     def table_names(self) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TypeVar
@@ -15,13 +15,15 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from omit_hf.ownership import LOCK_FILE, FolderLock
+from omit_hf.parsing import BYTE_ORDER_MARK, parse_json
 from omit_hf.training.recipe import Recipe
 from omit_hf.training.recipe_files import RECIPE_FILE, read_recipe_file, write_recipe_file
+from omit_hf.training.records import METRICS_FILE, PROGRESS_FILE, Progress, read_progress
 from omit_hf.writing import check_output_files, names_what_fails, partial_of, remove_folder, write_atomically
 
-METRICS_FILE, CARD_FILE = "metrics.json", "README.md"
+CARD_FILE = "README.md"
 LOG_FILE = "train_log.jsonl"
-CHECKPOINTS, PROGRESS_FILE = "checkpoints", "progress.json"
+CHECKPOINTS = "checkpoints"
 # Patterns of all files that a run writes; nothing else is ever deleted.
 RUN_NAMES = (RECIPE_FILE, METRICS_FILE, CARD_FILE, LOG_FILE, CHECKPOINTS, "logs", ".*.partial", f"{LOCK_FILE}*")
 RUN_NAMES += ("config.json", "model*.safetensors", "model.safetensors.index.json", "processor_config.json")
@@ -55,39 +57,6 @@ FREE_FIELDS = {
     "eval_memory",
     "cpu_threads",
 }
-
-
-@dataclass
-class Progress:
-    """How far a run has come.
-
-    Args:
-        epoch: current epoch, from 0.
-        batch: finished batches of this epoch, per process.
-        step: finished optimiser steps.
-        seconds: training time so far, without evaluation.
-        waiting: the part of `seconds` that the main process waited for data.
-        pairs: pairs trained on, over all processes.
-        peak_memory: peak memory of the main process in training, in bytes: on the GPU, or else on the machine.
-        best_rsum, best_epoch, best_step: RSUM, epoch and step of the best validation yet.
-        validations: metrics of every validation.
-        num_processes: number of processes that the run began with.
-        vocabulary: digest of the tokenizer's words and their ids.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    waiting: float = 0.0
-    pairs: int = 0
-    peak_memory: int = 0
-    best_rsum: float = -1.0
-    best_epoch: int = -1
-    best_step: int = -1
-    validations: list[dict] = field(default_factory=list)
-    num_processes: int = 1
-    vocabulary: str = ""
 
 
 Result = TypeVar("Result")
@@ -223,7 +192,7 @@ def _check_resumed(recipe: Recipe, folder: Path) -> None:
 
 
 def recipe_changes(before: dict, recipe: Recipe) -> list[str]:
-    """List the changed fields on which a result depends, a line per field.
+    """List the changed fields on which a result depends, a line per field with the values, cut where they are long.
 
     Args:
         before: fields of an earlier recipe, as in `metrics.json`.
@@ -231,7 +200,7 @@ def recipe_changes(before: dict, recipe: Recipe) -> list[str]:
     """
     now = asdict(recipe)
     return [
-        f"{name}: was {before.get(name, 'not there')!r}, is {now[name]!r}"
+        f"{name}: was {before.get(name, 'not there')!r:.400}, is {now[name]!r:.400}"
         for name in now
         if name not in FREE_FIELDS and (name not in before or now[name] != before[name])
     ]
@@ -308,6 +277,7 @@ def load_last_checkpoint(accelerator: Accelerator, folder: Path, vocabulary: str
     """Restore the run's last checkpoint, or begin anew if there is none; delete what an interruption left.
 
     Raises:
+        OSError, ValueError: as `read_progress`.
         ValueError: if the run had another number of processes or another vocabulary.
     """
     found = on_main_process(accelerator, lambda: checkpoints_of(folder))  # the same for all
@@ -320,7 +290,7 @@ def load_last_checkpoint(accelerator: Accelerator, folder: Path, vocabulary: str
 
         on_main_process(accelerator, begin_anew)
         return progress
-    progress = Progress(**json.loads((found[-1] / PROGRESS_FILE).read_text(encoding="utf-8")))
+    progress = read_progress(found[-1] / PROGRESS_FILE)
     if progress.num_processes != accelerator.num_processes:
         raise ValueError(
             f"{found[-1]} was written by {progress.num_processes} processes, and this run has "
@@ -376,6 +346,7 @@ class TrainingLog:
         self.lines: list[dict] = []
         if self.file.exists():
             lines = self.file.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = [line.lstrip(BYTE_ORDER_MARK) for line in lines]
             kept = {number: line for line in lines if (number := _step_of(line)) <= step}
             write_atomically(self.file, "".join(f"{kept[number]}\n" for number in sorted(kept)))
 
@@ -406,6 +377,6 @@ def holding_runs(*files: str | Path | None, purpose: str) -> Iterator[None]:
 
 def _step_of(line: str) -> float:
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError):  # cut off by a kill
+        return float(parse_json(line)["step"])
+    except (ValueError, TypeError, KeyError, OverflowError):  # cut off by a kill
         return float("inf")

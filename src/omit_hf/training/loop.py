@@ -24,8 +24,6 @@ from omit_hf.ownership import FolderLock
 from omit_hf.training.building import build_augmentation, build_model, use_word_vectors
 from omit_hf.training.checkpoints import (
     CARD_FILE,
-    METRICS_FILE,
-    Progress,
     TrainingLog,
     begin_output_dir,
     best_folder,
@@ -47,6 +45,7 @@ from omit_hf.training.optimisation import (
 )
 from omit_hf.training.recipe import Recipe
 from omit_hf.training.recipe_files import RECIPE_FILE
+from omit_hf.training.records import METRICS_FILE, Progress, read_metrics
 from omit_hf.writing import write_atomically, write_folder
 
 
@@ -214,7 +213,7 @@ def enter(recipe: Recipe, folder: Path, lock: FolderLock) -> tuple[bool, dict | 
         return False, None
     if (folder / METRICS_FILE).is_file():
         tidy_output_dir(folder, recipe.keep_checkpoints)
-        return True, json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+        return True, read_metrics(folder / METRICS_FILE)
     return (folder / RECIPE_FILE).is_file(), None
 
 

@@ -1,5 +1,6 @@
 """A recipe: everything that an experiment depends on, and the rules for its values."""
 
+import difflib
 import math
 import types
 import typing
@@ -8,7 +9,7 @@ from typing import Literal
 
 from huggingface_hub.dataclasses import type_validator
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig
 
 from omit_hf.command_line import expanded
 from omit_hf.modeling.configuration_omit import OmitConfig, check_fields
@@ -206,6 +207,10 @@ def _check_part(name: str, config: dict) -> None:
     kind = config["model_type"]
     if not isinstance(kind, str) or len(kind) > MAX_SHOWN:
         raise ValueError(f"{name} has model_type {shown(kind)}; expected a name, such as 'resnet'.")
+    if kind not in CONFIG_MAPPING:
+        close = difflib.get_close_matches(kind, CONFIG_MAPPING, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "expected one that transformers knows, such as 'resnet'."
+        raise ValueError(f"{name}: model_type is {shown(kind)}; {hint}")
     try:
         default = AutoConfig.for_model(kind)
     except (ValueError, TypeError) as error:

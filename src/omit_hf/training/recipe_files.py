@@ -1,5 +1,6 @@
 """Reads recipes from files and command lines, and writes them to files."""
 
+import re
 import textwrap
 from argparse import Namespace
 from collections.abc import Sequence
@@ -141,7 +142,15 @@ def recipe_text(fields: dict) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """A dumper that writes repeated values in full, since aliases are not read."""
+    """A dumper that writes repeated values in full, since aliases are not read, and line separators as escapes, since
+    they would be read as blanks."""
 
     def ignore_aliases(self, data) -> bool:
         return True
+
+    def represent_str(self, data: str):
+        style = '"' if re.search("[\r\x85\u2028\u2029]", data) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)

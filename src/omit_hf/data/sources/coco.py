@@ -8,8 +8,8 @@ from datasets import DatasetDict
 
 from omit_hf.data.schema import tidy
 from omit_hf.data.sources.karpathy import read_karpathy, wanted_entries
-from omit_hf.data.sources.picture_files import PictureFiles
-from omit_hf.parsing import label, parse_json, read_text, shown
+from omit_hf.data.sources.picture_files import PictureFiles, shown_name
+from omit_hf.parsing import is_text, label, parse_json, read_text, shown
 
 CAPTION_FILES = {"captions_train2014.json": "train2014", "captions_val2014.json": "val2014"}
 
@@ -38,8 +38,8 @@ def load_coco_captions(
 
     Raises:
         FileNotFoundError: if a file that has images of these splits, or the folder, is not there.
-        ValueError: if one of them is no such JSON, a split of `only` is lacking, or with every problem of their
-            entries.
+        ValueError: if one of them is no such JSON, two images have one number, a split of `only` is lacking, or with
+            every problem of their entries.
     """
     annotations = Path(annotations)
     karpathy = annotations / "dataset_coco.json" if karpathy is None else Path(karpathy)
@@ -49,7 +49,14 @@ def load_coco_captions(
         if file in absent:
             continue
         content = _read_captions(annotations / file)
-        names |= {image["id"]: f"{folder}/{image['file_name']}" for image in content["images"]}
+        for number, image in enumerate(content["images"]):
+            name = f"{folder}/{image['file_name']}"
+            if names.setdefault(image["id"], name) != name:
+                other = shown_name(names[image["id"]])
+                raise ValueError(
+                    f"{annotations / file} images[{number}]: id {image['id']} is that of {other} too, and this is "
+                    f"{shown_name(name)}; expected a number for each image."
+                )
         for each in content["annotations"]:
             captions[each["image_id"]].append(tidy(each["caption"]))
     files, unknown = PictureFiles(annotations, image_folder, only), []
@@ -78,7 +85,7 @@ def _read_captions(file: Path) -> dict:
             if not _is_number(image["id"]) or not isinstance(image["file_name"], str):
                 raise ValueError(f"images[{number}] is {shown(image)}")
         for number, each in enumerate(content["annotations"]):
-            if not _is_number(each["image_id"]) or not isinstance(each["caption"], str):
+            if not _is_number(each["image_id"]) or not is_text(each["caption"]):
                 raise ValueError(f"annotations[{number}] is {shown(each)}")
         return content
     except (ValueError, KeyError, TypeError) as error:

@@ -13,8 +13,8 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from omit_hf.data.schema import SPLIT_NAMES, check_count, check_only, listed
 from omit_hf.data.sources.karpathy import KARPATHY_SPLITS, read_karpathy
 from omit_hf.data.sources.picture_files import file_identity
-from omit_hf.data.sources.tables import Columns, split_plan, streams_to_schema, tables_to_schema
-from omit_hf.parsing import label
+from omit_hf.data.sources.tables import Columns, column_values, split_plan, streams_to_schema, tables_to_schema
+from omit_hf.parsing import label, told
 
 
 def load_hub(
@@ -151,21 +151,32 @@ def _load(source: str, name: str | None, revision: str | None, streaming: bool, 
             if only is not None:
                 plan = split_plan(source, files, splits, only)
                 files = {name: files[name] for theirs in plan.values() for name in theirs}
-            return load_dataset("parquet", data_files=files, streaming=streaming)
+            return _load_parquet(source, files, streaming)
         return load_dataset(source.removeprefix("hub:"), name, revision=revision, streaming=streaming)
     except DatasetNotFoundError as error:
         raise FileNotFoundError(
             f"{source} is no folder here, and no data set that you can read on the Hub (hf auth login?): {error}"
         ) from error
     except (DatasetGenerationError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{source} cannot be read: {error.__cause__ or error}") from error
+        raise ValueError(f"{source} cannot be read: {told(error.__cause__ or error)}.") from error
+
+
+def _load_parquet(source: str, files: dict[str, list[str]], streaming: bool):
+    try:
+        return load_dataset("parquet", data_files=files, streaming=streaming)
+    except Exception as error:  # of Arrow and of `datasets`, by what is wrong in a file
+        reason = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
+        names = listed(Path(file).name for each in files.values() for file in each)
+        raise ValueError(
+            f"{source} cannot be read: {type(reason).__name__}, {told(reason).removesuffix('.')}, in one of {names}."
+        ) from error
 
 
 def _by_column(column: str):
     def split_of(table: Dataset) -> list[str]:
         if column not in table.column_names:
             raise ValueError(f"split_column is {column!r}; expected one of {listed(table.column_names)}.")
-        return [str(value) for value in table[column]]
+        return [str(value) for value in column_values(table, column)]
 
     return split_of
 
@@ -184,9 +195,9 @@ def _by_file(file: str | Path, columns: Columns, only: Sequence[str] | None):
 
     def split_of(table: Dataset) -> list[str | None]:
         columns.check(table.column_names, "the source")
-        names = [str(value) for value in table[columns.image_id]]
+        names = [str(value) for value in column_values(table, columns.image_id)]
         wanted = {name for name, split in by_name.items() if only is None or split in only}
-        missing = sorted(wanted - set(names))
+        missing = sorted(map(str, wanted - set(names)))
         if missing:
             raise ValueError(
                 f"{file} names {len(missing)} images that are not in column {columns.image_id!r}: {listed(missing)}. "

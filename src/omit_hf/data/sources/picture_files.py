@@ -10,8 +10,8 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
-from omit_hf.data.schema import FEATURES, DataError, check_only, chosen_splits, is_text
-from omit_hf.parsing import shown
+from omit_hf.data.schema import FEATURES, DataError, check_only, chosen_splits
+from omit_hf.parsing import is_text, shown
 
 
 class PictureFiles:
@@ -88,7 +88,8 @@ class PictureFiles:
         what = f"{self.source} with images in {self.image_folder}"
         if self.problems:
             raise DataError(what, self.problems)
-        splits = chosen_splits(what, self._splits, self.only)
+        empty = {split for split in self._splits - self.rows.keys() if self.wants(split)}
+        splits = chosen_splits(what, self._splits - empty, self.only)
         return DatasetDict(
             {split: Dataset.from_list(self.rows[split], features=FEATURES, split=split) for split in splits}
         )

@@ -22,13 +22,12 @@ from omit_hf.data.schema import (
     SPLITS,
     DataError,
     chosen_splits,
-    is_text,
     listed,
     tidy,
     tidy_captions,
 )
 from omit_hf.data.sources.picture_files import PictureFiles
-from omit_hf.parsing import parse_json, shown
+from omit_hf.parsing import is_text, parse_json, shown, told
 
 BOXES = "a list of boxes, each x0, y0, x1, y1 in pixels, finite and not ending before it begins"
 SIDE = "a whole number of pixels, at least 1"
@@ -215,7 +214,10 @@ def tables_to_schema(
         if not any(label is not None for label in kept):
             continue
         columns.check(table.column_names, f"split {name!r} of {what}")
-        parts[name] = _read(name, table, columns, kept, problems)
+        try:
+            parts[name] = _read(name, table, columns, kept, problems)
+        except ValueError as error:
+            raise ValueError(f"Split {name!r} of {what}: {error}") from error
         sources[name] = table
     if image_folder is not None:
         return _from_files(what, parts, sources, columns, plan, image_folder, problems)
@@ -280,11 +282,23 @@ class _Rows:
     labels: list[str | None]
 
 
+def column_values(table: Dataset, column: str) -> list:
+    """All values of a column.
+
+    Raises:
+        ValueError: names a column whose values cannot be read, such as text that is no UTF-8.
+    """
+    try:
+        return list(table[column])
+    except Exception as error:  # of Arrow, and of whatever decodes a feature
+        raise ValueError(f"column {column!r} cannot be read: {type(error).__name__}, {told(error)}.") from error
+
+
 def _read(name: str, table: Dataset, columns: Columns, labels: list, problems: list[str]) -> _Rows:
     """The captions, ids and split names of the rows that are wanted; what is wrong with them goes to `problems`."""
     parse = PARSERS[columns.captions_as]
     captions = []
-    for number, (value, label) in enumerate(zip(table[columns.captions], labels, strict=True)):
+    for number, (value, label) in enumerate(zip(column_values(table, columns.captions), labels, strict=True)):
         captions.append([])
         if label is None:
             continue
@@ -295,12 +309,12 @@ def _read(name: str, table: Dataset, columns: Columns, labels: list, problems: l
     if columns.image_id is None:
         ids = [f"{name}-{number}" for number in range(len(table))]
     else:
-        ids = ["" if value is None else str(value) for value in table[columns.image_id]]
+        ids = ["" if value is None else str(value) for value in column_values(table, columns.image_id)]
     wanted = [n for n, label in enumerate(labels) if label is not None]
     problems += [f"split {name!r} row {n}: no {columns.image_id}" for n in wanted if not ids[n]]
     for ours, theirs in columns.kept.items():
         fits, expected = (_is_boxes, BOXES) if ours == "boxes" else (_is_side, SIDE)
-        for number, value in enumerate(table[theirs]):
+        for number, value in enumerate(column_values(table, theirs)):
             if labels[number] is not None and not fits(value):
                 problems.append(f"split {name!r} row {number}: {theirs} is {shown(value)}; expected {expected}")
     rows = _Rows(captions, ids, list(labels))
@@ -374,7 +388,7 @@ def _from_files(what, parts, sources, columns: Columns, plan, image_folder, prob
     files = PictureFiles(what, image_folder)
     files.problems += problems
     for ours, name, numbers in _chosen(plan, parts):
-        paths = list(zip(*(sources[name][column] for column in columns.images), strict=True))
+        paths = list(zip(*(column_values(sources[name], column) for column in columns.images), strict=True))
         for number in numbers:
             where = f"split {name!r} row {number}"
             if any(part is None for part in paths[number]):

@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict, Image, load_dataset
 from omit_hf.data.schema import SPLIT_NAMES, DataError, check_only
 from omit_hf.data.sources.picture_files import shown_name
 from omit_hf.data.sources.tables import Columns, split_plan, tables_to_schema
-from omit_hf.parsing import decode_text, label, parse_json
+from omit_hf.parsing import decode_text, label, parse_json, told
 
 
 def load_webdataset(
@@ -62,7 +62,8 @@ def load_webdataset(
         columns["image"] = endings[0]
     mapping = Columns.declared({"captions": "txt", **columns, "image_id": "image_id"}, captions_as)
     if "json." in mapping.captions:  # `datasets` makes a list of letters of a text where the first samples have lists
-        problems = _other_kinds(_samples(archives)[0], [mapping.captions])
+        samples, problems = _samples(archives)
+        problems += _other_kinds(samples, [mapping.captions])
         if problems:
             raise DataError(str(folder), problems)
     return tables_to_schema(str(folder), tables, mapping, splits, only=only)
@@ -93,7 +94,7 @@ def _load(folder: Path, archives: dict[str, list[Path]]) -> DatasetDict:
         if problems:
             what = f"The archives in {folder}, whose samples must have the same files and fields,"
             raise DataError(what, problems) from error
-        reason = label(error.__cause__ or error)
+        reason = told(error.__cause__ or error)
         raise ValueError(f"An archive in {folder} cannot be read: {reason}") from error
 
 
@@ -119,7 +120,9 @@ def _samples(archives: dict[str, list[Path]]) -> tuple[dict[str, dict[str, str |
                     except ValueError as error:
                         problems.append(f"{where}: {error}")
         except (tarfile.TarError, OSError, EOFError) as error:
-            raise ValueError(f"An archive in {archive.parent} cannot be read: {archive.name}: {error}.") from error
+            raise ValueError(
+                f"An archive in {archive.parent} cannot be read: {archive.name}: {told(error)}."
+            ) from error
     return samples, problems
 
 

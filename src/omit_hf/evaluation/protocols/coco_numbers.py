@@ -14,6 +14,7 @@ from omit_hf.evaluation.protocols.karpathy import CAPTIONS
 from omit_hf.evaluation.retrieval import checked_matrix
 
 KARPATHY_FILE = "dataset_coco.json"
+MAX_DIGITS = 18  # of a number of COCO, which has 12
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,8 @@ def checked_shape(name: str, similarity, shape: tuple[int, int]) -> np.ndarray:
 
 def image_number(name: str) -> int | None:
     """Read COCO's number of an image from a file name (`COCO_val2014_000000391895.jpg`) or number; None for others."""
-    found = re.search(r"(\d+)(\.[A-Za-z]+)?$", name)
-    return int(found.group(1)) if found else None
+    found = re.search(r"(?<!\d)(\d+)(\.[A-Za-z]+)?$", name)
+    return int(found.group(1)) if found and len(found.group(1)) <= MAX_DIGITS else None
 
 
 def _read_test_split(karpathy: str | Path) -> dict[int, list[tuple[int, str]]]:

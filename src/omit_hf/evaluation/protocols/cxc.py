@@ -12,7 +12,7 @@ from omit_hf.data.schema import DataError
 from omit_hf.evaluation.protocols.coco_numbers import CocoNumbers, checked_shape, image_number
 from omit_hf.evaluation.protocols.result import ProtocolResult
 from omit_hf.evaluation.retrieval import best_ranks, recalls
-from omit_hf.parsing import read_text
+from omit_hf.parsing import read_text, shown
 
 TASKS = ("i2t", "t2i", "i2i", "t2t")
 CXC = "Crisscrossed Captions on Karpathy's test split of COCO"
@@ -147,14 +147,14 @@ def _read(file: Path, places: tuple[Callable, Callable], own: list[tuple[int, in
                 try:
                     pair.append(place(name))
                 except (KeyError, ValueError, TypeError, AttributeError):
-                    problems.append(f"line {reader.line_num}: {name!r} is not in the data")
+                    problems.append(f"line {reader.line_num}: {shown(name)} is not in the data")
             try:
                 score = float(line["agg_score"])
             except (TypeError, ValueError):
                 score = math.nan
             if not 0 <= score <= MAX_SCORE:
                 problems.append(
-                    f"line {reader.line_num}: agg_score is {line['agg_score']!r}; expected 0 to {MAX_SCORE:g}"
+                    f"line {reader.line_num}: agg_score is {shown(line['agg_score'])}; expected 0 to {MAX_SCORE:g}"
                 )
             if problems or None in pair or (both_ways and pair[0] == pair[1]):
                 continue
