@@ -57,27 +57,34 @@ def as_stored(features: OmitFeatures) -> list[dict]:
 
 def as_features(table: pa.Table, width: int) -> OmitFeatures:
     """The features of N rows, float32, from their columns `rows` and `norms`."""
-    rows = _arrays(table["rows"], np.float16, width)
-    if not rows:
+    rows, sizes = _numbers(table["rows"], torch.float16, width)
+    norms, _ = _numbers(table["norms"], torch.float32, 1)
+    if len(set(sizes)) == 1:
+        whole, norms = rows.view(len(sizes), sizes[0], width), norms.view(len(sizes), sizes[0] - 1)
+        return OmitFeatures(embeds=whole[:, 1:], mask=torch.ones_like(norms).bool(), pooled=whole[:, 0], norms=norms)
+    if not sizes:
         none = torch.zeros(0, 0)
         return OmitFeatures(embeds=none[..., None].expand(0, 0, width), mask=none.bool(), pooled=none, norms=none)
-    embeds, pooled = pad_sequence([each[1:] for each in rows], batch_first=True), torch.stack([x[0] for x in rows])
-    mask = pad_sequence([torch.ones(len(each) - 1, dtype=torch.bool) for each in rows], batch_first=True)
-    norms = pad_sequence([each[:, 0] for each in _arrays(table["norms"], np.float32, 1)], batch_first=True)
-    return OmitFeatures(embeds=embeds, mask=mask, pooled=pooled, norms=norms)
+    items, counts = rows.split(sizes), [size - 1 for size in sizes]
+    return OmitFeatures(
+        embeds=pad_sequence([item[1:] for item in items], batch_first=True),
+        mask=pad_sequence([torch.ones(count, dtype=torch.bool) for count in counts], batch_first=True),
+        pooled=torch.stack([item[0] for item in items]),
+        norms=pad_sequence(norms[:, 0].split(counts), batch_first=True),
+    )
 
 
-def _arrays(column: pa.ChunkedArray, dtype, width: int) -> list[Tensor]:
-    """The arrays of a binary column, float32 [R, width] each."""
-    found = []
+def _numbers(column: pa.ChunkedArray, dtype: torch.dtype, width: int) -> tuple[Tensor, list[int]]:
+    """The numbers of a binary column in rows of a width, float32 [ΣR, width], and how many rows an item has."""
+    parts, sizes = [torch.zeros(0, width)], []
     for chunk in column.chunks:
         offsets = np.frombuffer(chunk.buffers()[1], np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+        sizes += (np.diff(offsets) // (width * dtype.itemsize)).tolist()
         content = chunk.buffers()[2]
-        data = np.frombuffer(b"" if content is None else content, np.uint8)[offsets[0] : offsets[-1]]
-        sizes = np.diff(offsets) // (width * np.dtype(dtype).itemsize)
-        rows = torch.from_numpy(data.view(dtype).reshape(-1, width).astype(np.float32))
-        found += rows.split(sizes.tolist())
-    return found
+        if content is not None and offsets[-1] > offsets[0]:
+            data = np.frombuffer(content, np.uint8)[offsets[0] : offsets[-1]].copy()
+            parts.append(torch.from_numpy(data).view(dtype).view(-1, width).float())
+    return torch.cat(parts) if len(parts) != 2 else parts[1], sizes
 
 
 def as_arrow(rows: Sequence[dict], schema: pa.Schema) -> pa.Table:

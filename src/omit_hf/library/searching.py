@@ -1,7 +1,7 @@
 """What a search looks at: one state of a library, with the model that made it."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -9,7 +9,7 @@ from omit_hf.library.hits import Hit, Hits
 from omit_hf.library.lance import LanceStore
 from omit_hf.library.models import TOKENIZING, LoadedModel
 from omit_hf.library.ranking import Query, Ranking, rank_candidates, rank_everything
-from omit_hf.library.stores import joined, take
+from omit_hf.library.stores import take
 from omit_hf.modeling import OmitFeatures
 from omit_hf.modeling.pictures_omit import as_picture
 from omit_hf.parsing import shown
@@ -38,7 +38,7 @@ class Snapshot:
         self.store, self.of = store, of
         self.model, self.processor = loaded.model, loaded.processor
         self.lock = threading.Lock()  # of reading all features
-        self.features: tuple[list, OmitFeatures] | None = None
+        self.blocks: list[tuple[list, OmitFeatures]] | None = None  # ids and features of all items
 
     @torch.inference_mode()
     def encode_text(self, sentence: str) -> OmitFeatures:
@@ -73,7 +73,7 @@ class Snapshot:
     def rank(self, query: Query, k: int, where: str | None, exact: bool, candidates: int | None, in_memory: bool):
         """The best k as a `Ranking`: of all items, from memory or from the disk, or of candidates."""
         if in_memory:
-            return rank_everything(query, [self._in_memory(where)], k)
+            return rank_everything(query, self._in_memory(where), k)
         if exact or self.store.index is None:
             return rank_everything(query, self.store.scan(where), k)
         return rank_candidates(query, self.store, k, where, max(k, candidates or self.store.settings.candidates))
@@ -90,21 +90,18 @@ class Snapshot:
             hits.append(Hit(score, row, item, given, frame, self))
         return Hits(hits, ranking.proven)
 
-    def _in_memory(self, where: str | None) -> tuple[list[int], OmitFeatures]:
-        """Ids and features of all items, or of those that a filter lets pass."""
+    def _in_memory(self, where: str | None) -> Iterator[tuple[list[int], OmitFeatures]]:
+        """Ids and features of all items, or of those that a filter lets pass, in blocks; read once."""
         wanted = None if where is None else set(self.store.matching(where))
         with self.lock:
-            if self.features is None:
-                ids, blocks = [], []
-                for block, features in self.store.scan():
-                    ids += block
-                    blocks.append(features)
-                self.features = ids, joined(blocks or [self.store.fragments([])])
-        ids, features = self.features
-        if wanted is None:
-            return ids, features
-        places = [place for place, number in enumerate(ids) if number in wanted]
-        return [ids[place] for place in places], take(features, torch.tensor(places, dtype=torch.long))
+            if self.blocks is None:
+                self.blocks = list(self.store.scan())
+        for ids, features in self.blocks:
+            if wanted is not None:
+                places = [place for place, number in enumerate(ids) if number in wanted]
+                ids, features = [ids[place] for place in places], take(features, torch.tensor(places, dtype=torch.long))
+            if ids:
+                yield ids, features
 
     def queries(self, queries: int | Sequence[str]) -> tuple[list[Query], str]:
         """Sentences as queries, and what kind they are. Drawn are captions of the library, or pieces of its items."""
