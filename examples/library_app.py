@@ -32,7 +32,7 @@ from omit_hf.demo.style import SCRIPT
 from omit_hf.demo.words import MOST_SHOWN
 from omit_hf.library import Hit, Hits, PictureLibrary
 from omit_hf.library.files import digest_of
-from omit_hf.modeling.pictures_omit import rgb_picture
+from omit_hf.modeling.pictures_omit import BoundedFile, rgb_picture
 
 WALL = 24  # pictures
 THUMBNAIL = 256  # pixels of the longer side
@@ -110,7 +110,7 @@ def scaled(path: str, digest: str, most: int) -> PIL.Image.Image:
     content = Path(path).read_bytes()
     if digest_of(content) != digest:
         raise ValueError(f"{path} has changed.")
-    picture = PIL.Image.open(io.BytesIO(content))
+    picture = PIL.Image.open(BoundedFile(content))
     picture.draft("RGB", (most, most))  # a JPEG is decoded at a fraction of its size
     picture = rgb_picture(picture)
     picture.thumbnail((most, most))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .features_omit import OmitFeatures
+from .features_omit import NORM_EPS, OmitFeatures
 from .head_omit import Match, MatchingHead
 from .sinkhorn_omit import LOG_ZERO, at_least_float32, row_similarity
 from .tiling_omit import MEMORY_BUDGET, score_in_tiles
@@ -15,7 +15,6 @@ from .transport_omit import BACKENDS, MATMUL_DTYPES, Side, candidate_backends, c
 
 SCAN_SHARPNESS = 9  # factor on the attention's logits
 SCAN_SLOPE = 0.1  # of the leaky ReLU
-NORM_EPS = 1e-6
 
 
 class MaxSimMatching(MatchingHead):

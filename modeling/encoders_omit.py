@@ -26,9 +26,7 @@ from .backbones_omit import (
     own_image_size,
     without_pooler,
 )
-from .features_omit import OmitFeatures
-
-NORM_EPS = 1e-6  # padding is zero, and a smaller one gives it huge gradients
+from .features_omit import NORM_EPS, OmitFeatures
 
 
 class Projection(nn.Linear):
@@ -220,10 +218,8 @@ class TextEncoder(BackboneEncoder):
                 found = f"input_ids holds {highest}; expected ids below {words}, the text encoder's vocabulary"
                 raise ValueError(f"{found}. The tokenizer is not the one of this checkpoint; load both together.")
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        output = None
-        if states is None:
-            output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-            states = output.last_hidden_state
+        output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs) if states is None else None
+        states = states if output is None else output.last_hidden_state
         fragments = self.projection(states.to(next(self.backbone.parameters()).dtype))
         attended = attention_mask.bool()
         mask = attended.clone()

@@ -6,6 +6,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 FEATURES = ("embeds", "mask", "pooled", "norms")  # what heads read
+NORM_EPS = 1e-6  # padding is zero, and a smaller one gives it huge gradients
 
 
 @dataclass

@@ -9,7 +9,6 @@ from .alignment_heads_omit import ChanMatching, MaxSimMatching, ScanI2TMatching,
 from .features_omit import OmitFeatures
 from .head_omit import Match, MatchingHead  # noqa: F401 (to be imported from here)
 from .pooled_heads_omit import GPOMatching, MeanMatching, PEMMatching
-from .tiling_omit import MEMORY_BUDGET
 from .transport_heads_omit import OmitMatching, OTMatching
 
 MATCHING: dict[str, type[MatchingHead]] = {
@@ -34,19 +33,11 @@ class TopK(NamedTuple):
 
 
 @torch.no_grad()
-def topk_similarity(
-    head: MatchingHead,
-    image: OmitFeatures,
-    text: OmitFeatures,
-    k: int,
-    dim: int = 1,
-    memory_budget: int = MEMORY_BUDGET,
-) -> TopK:
+def topk_similarity(head: MatchingHead, image: OmitFeatures, text: OmitFeatures, k: int, dim: int = 1) -> TopK:
     """The k largest entries of the similarity's rows or columns: exact, block by block, without the whole matrix.
 
     Args:
         dim: 1 for the captions of every image, 0 for the images of every caption, as in `torch.topk`.
-        memory_budget: bytes for the intermediate results of scoring.
 
     Returns:
         `values` and `indices`, [B_i, k] or [B_t, k]. Of equal scores any may come first.
@@ -65,7 +56,7 @@ def topk_similarity(
         best = []
         for first in range(0, len(candidates.embeds), TOPK_BLOCK[1]):
             others = candidates.select(slice(first, first + TOPK_BLOCK[1]))
-            scores = head.tiled_similarity(*((block, others) if dim == 1 else (others, block)), memory_budget)
+            scores = head.tiled_similarity(*((block, others) if dim == 1 else (others, block)))
             scores = scores if dim == 1 else scores.T
             values, places = scores.topk(min(k, scores.shape[1]))
             best.append((values, places + first))

@@ -259,6 +259,7 @@ class OmitModel(OmitPreTrainedModel):
             similarity, loss = self.similarity(image, text), None
         logits = similarity * self._scale()
         match = self.matching.match(image, text) if output_transport else Match(None, None)
+        sides, names = {"image": image, "text": text}, ("embeds", "mask", "pooled")
         return OmitOutput(
             loss=loss,
             logits_per_image=logits,
@@ -266,12 +267,7 @@ class OmitModel(OmitPreTrainedModel):
             similarity=similarity,
             transport_plan=match.plan,
             alignment=match.alignment,
-            image_embeds=image.embeds,
-            image_mask=image.mask,
-            image_pooled=image.pooled,
-            text_embeds=text.embeds,
-            text_mask=text.mask,
-            text_pooled=text.pooled,
+            **{f"{side}_{name}": sides[side][name] for side in sides for name in names},
             vision_model_output=image,
             text_model_output=text,
         )

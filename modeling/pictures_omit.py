@@ -4,12 +4,14 @@ import base64
 import contextlib
 import io
 import os
+import re
 from urllib.request import Request, urlopen
 
 import torch
 from PIL import Image, UnidentifiedImageError
 
-CHANNELS, MAX_ANSWER = (1, 3, 4), 2**28  # grey, RGB, RGB with alpha; bytes of what a URL gives
+CHANNELS = (1, 3, 4)  # grey, RGB, RGB with alpha
+MAX_EXIF, MAX_ANSWER = 2**16, 2**28  # bytes: what a segment of a JPEG can have, and what a URL may give
 TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE"}
 TURNS[8] = "ROTATE_90"  # by EXIF's orientation
 FORMS = "expected PIL, a path, a URL, or an array or tensor [H, W], [C, H, W] or [H, W, C] with 1, 3 or 4 channels"
@@ -50,15 +52,34 @@ def as_picture(image, where: str = "images[0]", timeout: float | None = None):
     raise ValueError(f"{where} is {image!r:.80}, which is no picture; {FORMS}.")
 
 
+class BoundedFile(io.BytesIO):
+    """A file whose tags, which may lie one over the other, PIL cannot read into far more memory than it has bytes."""
+
+    def __init__(self, content: bytes):
+        if content[:2] == b"\xff\xd8":  # of all segments of a JPEG PIL makes one; the first is enough
+            content = content.replace(b"Exif\0\0", b"Exif\0\1").replace(b"Exif\0\1", b"Exif\0\0", 1)
+        if content[4:11] == b"ftypavi":  # of AVIF, whose orientation is not in Exif, PIL reads it as it opens it
+            content = re.sub(rb"(infe.{8}(?:..)?)Exif", rb"\1None", content, flags=re.DOTALL)
+        super().__init__(content)
+        self.left = 2**25 + 4 * len(content)
+
+    def read(self, size=-1, /):
+        content = super().read(size)
+        self.left -= len(content)
+        if self.left < 0:
+            raise OSError("its tags come to far more than the file")
+        return content
+
+
 def upright(picture: Image.Image) -> Image.Image:
     """A PIL image, turned as its metadata say; as it stands where they do not, or cannot be read."""
     if picture.format == "TIFF":  # reads them as it is loaded too, and fails where they are broken, but the second time
         with contextlib.suppress(Exception):
             picture.getexif()
     picture.load()  # what is wrong with the picture itself is raised here
-    turn = None
+    turn, metadata = None, (picture.info.get(name) or "" for name in ("exif", "Raw profile type exif"))
     with contextlib.suppress(Exception):  # PIL raises many kinds
-        turn = TURNS.get(picture.getexif().get(0x0112))
+        turn = TURNS.get(picture.getexif().get(0x0112)) if max(map(len, metadata)) <= MAX_EXIF else None
     if turn is not None:
         picture = picture.transpose(Image.Transpose[turn])
         for name in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):  # or it would be turned again
@@ -98,11 +119,12 @@ def _opened(source: str, timeout: float | None) -> Image.Image:
             content = answer.read(MAX_ANSWER + 1)
         if len(content) > MAX_ANSWER:
             raise ValueError(f"the URL gives more than {MAX_ANSWER} bytes; expected a picture of at most that.")
-        return Image.open(io.BytesIO(content))
+        return Image.open(BoundedFile(content))
     if os.path.isfile(source):
-        return Image.open(source)
+        with open(source, "rb") as file:
+            return Image.open(BoundedFile(file.read()))
     try:
-        return Image.open(io.BytesIO(base64.b64decode(source.rpartition(",")[2])))
+        return Image.open(BoundedFile(base64.b64decode(source.rpartition(",")[2])))
     except (ValueError, UnidentifiedImageError) as error:
         raise ValueError(f"no file at {source!r:.300}, and it is no URL and no picture in base64.") from error
 

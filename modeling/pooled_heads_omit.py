@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from .features_omit import OmitFeatures
+from .features_omit import NORM_EPS, OmitFeatures
 from .head_omit import MatchingHead
 from .sinkhorn_omit import LOG_ZERO, at_least_float32
 
-NORM_EPS = 1e-6
 POSITION_SIZE = 32  # of GPO's position codes, and of its GRU
 
 

@@ -47,9 +47,7 @@ class OTMatching(MatchingHead):
     def tiled_similarity(
         self, image: OmitFeatures, text: OmitFeatures, memory_budget: int = MEMORY_BUDGET, matmul_dtype: str = "float32"
     ) -> Tensor:
-        options = self.options
-        if (memory_budget, matmul_dtype) != (options.memory_budget, options.matmul_dtype):
-            options = replace(options, memory_budget=memory_budget, matmul_dtype=matmul_dtype)
+        options = replace(self.options, memory_budget=memory_budget, matmul_dtype=matmul_dtype)
         if self.marginals != "cross_global":
             return transport_similarity(*self.sides(image, text), options)
 

@@ -205,13 +205,12 @@ def candidate_backends(name: str, device: str, entries: int, matmul_dtype: str =
     if name == "auto":
         found = []
         for candidate, backend in reversed(BACKENDS.items()):
-            if backend.device != device or matmul_dtype not in backend.matmul_dtypes:
-                continue
-            if entries >= backend.min_entries:
-                found.append(candidate)
-            else:
-                message = "Backend %r pays from %d cosines, and these are %d."
-                logger.debug(message, candidate, backend.min_entries, entries)
+            if backend.device == device and matmul_dtype in backend.matmul_dtypes:
+                if entries >= backend.min_entries:
+                    found.append(candidate)
+                else:
+                    message = "Backend %r pays from %d cosines, and these are %d."
+                    logger.debug(message, candidate, backend.min_entries, entries)
         if not found and device == "cpu":
             logger.info_once("Scoring with the readable reference; with omit-hf installed and imported it is faster.")
         return found if matmul_dtype != "float32" else [*found, "reference"]

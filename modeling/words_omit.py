@@ -8,8 +8,7 @@ from typing import NamedTuple
 from tokenizers import Regex, pre_tokenizers
 from torch import Tensor
 
-# Oniguruma's text segments, by words; of a row of flags, at each of which it counts all before, only the last.
-SEGMENTS = pre_tokenizers.Split(Regex(r"\p{RI}{2}(?=\p{RI})|(?y{w})\X"), "isolated")
+SEGMENTS = pre_tokenizers.Split(Regex(r"\p{RI}{2}(?=\p{RI})|(?y{w})\X"), "isolated")  # rows of flags; Oniguruma's words
 UNSEEN = ("Cc", "Cf", "Zs")  # categories of blanks, controls and marks of direction
 
 

@@ -1,3 +1,4 @@
+import base64
 import contextlib
 import http.server
 import io
@@ -9,14 +10,15 @@ import tracemalloc
 import numpy as np
 import pytest
 import sources
-from broken_pictures import FILES, PICTURE, huge_png, jpeg, with_metadata
+from broken_pictures import FILES, PICTURE, huge_png, jpeg, png_with, with_metadata
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PIL
-from PIL import ImageOps
+from PIL import ImageOps, PngImagePlugin, features
 
 from omit_hf.data import load_image_text
 from omit_hf.data.pictures import open_picture, stored_pictures, unreadable_pictures
 from omit_hf.data.sources.cutouts import open_cutout
+from omit_hf.library.files import decode
 from omit_hf.modeling.pictures_omit import as_pictures, rgb_picture, upright
 
 
@@ -138,20 +140,90 @@ def test_cutouts_are_upright_too(tmp_path):
 
 
 def tags_one_over_the_other(count: int, length: int) -> bytes:
-    entries = b"".join(struct.pack("<HHII", 40_000 + n, 7, length, 8 + 2 + 12 * count + 4) for n in range(count))
+    """Each of which would be read into memory by itself."""
+    entries = b"".join(struct.pack("<HHII", 700 + n, 7, length, 8 + 2 + 12 * count + 4) for n in range(count))
     return b"II*\0\x08\0\0\0" + struct.pack("<H", count) + entries + bytes(4) + bytes(length)
 
 
+def much_exif(kind: str) -> bytes:
+    """A whole picture of 600 kB whose Exif, if it is read, takes a gigabyte."""
+    exif = tags_one_over_the_other(2000, 500_000)
+    if kind == "PNG":
+        return png_with((b"eXIf", exif))
+    if kind == "late PNG":
+        whole = with_metadata("PNG")
+        return whole[:-12] + png_with((b"eXIf", exif))[33 : 33 + 12 + len(exif)] + whole[-12:]
+    if kind == "profile":
+        exif = tags_one_over_the_other(4000, 250_000)
+        information = PngImagePlugin.PngInfo()
+        information.add_text("Raw profile type exif", f"\nexif\n{len(exif):8d}\n{exif.hex()}", zip=True)
+        return with_metadata("PNG", pnginfo=information)
+    if kind == "JPEG":
+        whole, parts = with_metadata("JPEG", quality=95), [exif[at : at + 65_000] for at in range(0, len(exif), 65_000)]
+        segments = [b"\xff\xe1" + struct.pack(">H", len(part) + 8) + b"Exif\0\0" + part for part in parts]
+        jfif = struct.unpack(">H", whole[4:6])[0]  # without whose density PIL looks for one in the Exif
+        return b"\xff\xd8" + b"".join(segments) + whole[4 + jfif :]
+    if kind == "AVIF":
+        room = tags_one_over_the_other(1, 8)
+        room += bytes(len(exif) - len(room))
+        return with_metadata("AVIF", exif=room, quality=100).replace(room, exif)
+    return with_metadata(kind, exif)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "late PNG", "profile", "JPEG", "WEBP", "AVIF"])
+def test_metadata_that_lie_one_over_the_other(tmp_path, kind):
+    """The picture is read, and they are not."""
+    if kind == "AVIF" and not features.check("avif"):
+        kind = "WEBP"
+    content = much_exif(kind)
+    (tmp_path / "a").write_bytes(content)
+    tracemalloc.start()
+    found = [
+        open_picture(stored(content)),
+        open_picture({"bytes": None, "path": str(tmp_path / "a")}),
+        *as_pictures([str(tmp_path / "a"), base64.b64encode(content).decode()]),
+        decode(content)[0],
+    ]
+    assert tracemalloc.get_traced_memory()[1] < 2**27
+    tracemalloc.stop()
+    for picture in found:
+        difference = np.abs(np.asarray(picture, np.int16) - np.asarray(PICTURE, np.int16)).mean()
+        assert difference < {"JPEG": 3, "AVIF": 3}.get(kind, 1e-9)
+    assert open_cutout(tmp_path / "a").size == PICTURE.size
+
+
 def test_tags_that_lie_one_over_the_other(tmp_path):
-    """Each would be read into memory by itself, here 4 GB of one."""
+    """Of TIFF, where the tags are the picture's own."""
     content = tags_one_over_the_other(4000, 2**20)
     (tmp_path / "a.tiff").write_bytes(content)
     tracemalloc.start()
-    for file in (stored(content), {"bytes": None, "path": str(tmp_path / "a.tiff")}):
-        with pytest.raises(Exception, match="cannot identify image file|its parts lie one over the other"):
-            open_picture(file)
-    assert tracemalloc.get_traced_memory()[1] < 2**28
+    for read in (
+        lambda: open_picture(stored(content)),
+        lambda: open_picture({"bytes": None, "path": str(tmp_path / "a.tiff")}),
+        lambda: as_pictures([str(tmp_path / "a.tiff")]),
+        lambda: as_pictures([base64.b64encode(content).decode()]),
+        lambda: open_cutout(tmp_path / "a.tiff"),
+        lambda: decode(content),
+    ):
+        with pytest.raises(Exception, match="cannot identify image file|no picture|its tags come to far more"):
+            read()
+    assert tracemalloc.get_traced_memory()[1] < 2**27
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("turn", [0, 1, 2, 3])
+def test_the_orientation_of_avif_is_that_of_pil(tmp_path, turn):
+    """Which is not in its Exif, whatever that says."""
+    if not features.check("avif"):
+        return
+    for orientation in (1, 3, 6, 8):
+        exif = PIL.Exif()
+        exif[0x0112] = orientation
+        PICTURE.rotate(90 * turn, expand=True).save(tmp_path / "a.avif", exif=exif, quality=100)
+        with PIL.open(tmp_path / "a.avif") as plain:
+            expected = ImageOps.exif_transpose(plain).convert("RGB")
+        found = open_picture(stored((tmp_path / "a.avif").read_bytes()))
+        assert (found.size, found.tobytes()) == (expected.size, expected.tobytes())
 
 
 def test_pictures_that_other_programs_draw():

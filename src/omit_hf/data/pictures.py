@@ -1,6 +1,5 @@
 """Opens the pictures of a split, and finds those that cannot be opened."""
 
-import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,26 +7,11 @@ import PIL.Image
 from datasets import Dataset, Image
 from tqdm.auto import tqdm
 
-from omit_hf.modeling.pictures_omit import rgb_picture
+from omit_hf.modeling.pictures_omit import BoundedFile, rgb_picture
 
 MAX_PIXELS = 89_478_485  # 256 MB in RGB; the number of which PIL warns, where it refuses twice as many
 MAX_FILE = 2**30  # bytes; of 16 bits with alpha, these pixels have 720 MB
-READ_AGAIN = 2**25  # bytes, beside four times those of the file, that may be read of it
 BATCH = 256
-
-
-class BoundedFile(io.BytesIO):
-    """A picture's file that is not read over and over: the values of a TIFF file's tags may lie one over the other, and
-    PIL would read each into memory, of a megabyte any number."""
-
-    count = 0
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        content = super().read(size)
-        self.count += len(content)
-        if self.count > READ_AGAIN + 4 * self.getbuffer().nbytes:
-            raise OSError("its parts lie one over the other, and come to far more than it")
-        return content
 
 
 def stored_pictures(split: Dataset) -> Dataset:

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import PIL.Image
 
 from omit_hf.data.pictures import open_picture
+from omit_hf.modeling.pictures_omit import MAX_EXIF, BoundedFile
 
 TAKEN, DIGITIZED, EXIF_IFD = 0x9003, 0x9004, 0x8769  # tags of EXIF
 FORMAT_OF_DATES = "%Y:%m:%d %H:%M:%S"
@@ -154,9 +154,13 @@ def decode(content: bytes) -> tuple[PIL.Image.Image, dict]:
 
 
 def _taken(content: bytes) -> datetime | None:
-    """When a picture was taken, as its camera says; None where that is missing or cannot be read."""
+    """When a picture was taken, as its camera says; None where that is missing or cannot be read, as from AVIF."""
     try:
-        with PIL.Image.open(io.BytesIO(content)) as picture:
+        with PIL.Image.open(BoundedFile(content)) as picture:
+            if picture.format == "PNG":  # in which they may come last
+                picture.load()
+            if len(picture.info.get("exif") or picture.info.get("Raw profile type exif") or "") > MAX_EXIF:
+                return None
             exif = picture.getexif()
             inner = exif.get_ifd(EXIF_IFD)
         text = inner.get(TAKEN) or inner.get(DIGITIZED)

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from omit_hf.data.pictures import MAX_PIXELS
 from omit_hf.data.schema import DataError, tidy
 from omit_hf.data.sources.picture_files import file_identity, file_within
-from omit_hf.modeling.pictures_omit import upright
+from omit_hf.modeling.pictures_omit import BoundedFile, upright
 from omit_hf.parsing import label, parse_json, shown, text_lines
 
 CUTOUTS = "cutouts.jsonl"
@@ -118,7 +118,7 @@ def open_cutout(path: str | Path) -> Image.Image:
         ValueError: if nothing of it is visible, or it has more than `MAX_PIXELS` pixels.
         Exception: whatever PIL raises for what is no picture, or is cut off.
     """
-    with Image.open(path) as stored:
+    with Image.open(BoundedFile(Path(path).read_bytes())) as stored:
         if stored.width * stored.height > MAX_PIXELS:
             raise ValueError(f"it has {stored.width} x {stored.height} pixels; expected at most {MAX_PIXELS}")
         picture = upright(stored).convert("RGBA")
