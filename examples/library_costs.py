@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--fragments", type=int, default=36, help="K, of a picture")
     parser.add_argument("--width", type=int, default=256, help="D, of a fragment")
     parser.add_argument("--words", type=int, default=10, help="L, of a sentence")
-    parser.add_argument("--candidates", type=int, default=200, help="C, of the first stage")
+    parser.add_argument("--candidates", type=int, default=400, help="C, of the first stage")
     parser.add_argument("--pictures_per_second", type=float, default=100, help="that all encoders encode together")
     parser.add_argument("--measure", type=int, metavar="PICTURES", help="measure this machine instead")
     arguments = parser.parse_args()

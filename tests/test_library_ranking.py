@@ -344,7 +344,7 @@ def test_check_chooses_what_the_share_takes(library, monkeypatch, scenes):
     for share in (0, -1, 1.01, float("nan")):
         with pytest.raises(ValueError, match="share"):
             library.check(queries=2, share=share)
-    assert library.settings.candidates == 200
+    assert library.settings.candidates == 400
     found = library.check(queries=["a red star", "a ring"], k=5, share=1)
     assert (found.kind, found.queries) == ("sentences", 2)
     assert library.settings.candidates == found.candidates == 50

@@ -43,7 +43,7 @@ K = 10
 class Arguments:
     sizes: list[int] = field(default_factory=lambda: [10_000, 100_000], metadata={"help": "Pictures in a library."})
     queries: int = field(default=100, metadata={"help": "Searches that are timed."})
-    candidates: int = field(default=200, metadata={"help": "C, of the first stage."})
+    candidates: int = field(default=400, metadata={"help": "C, of the first stage."})
     folder: str | None = field(default=None, metadata={"help": "Of the libraries; by default one that is deleted."})
     seed: int = field(default=0, metadata={"help": "Of the fragments."})
 

@@ -72,7 +72,7 @@ class Size:
     width: int = 256
     vector_bytes: int = FLOAT16
     index_bits: int = 1
-    candidates: int = 200
+    candidates: int = 400
     words: int = 10
 
     @property

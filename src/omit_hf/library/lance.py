@@ -70,7 +70,7 @@ class Settings:
     digest: str
     width: int
     table: str
-    candidates: int = 200
+    candidates: int = 400
     version: int = VERSION
 
     @classmethod

@@ -240,7 +240,7 @@ class PictureLibrary:
             k: how many, all if there are fewer.
             where: a condition on the metadata, in LanceDB's SQL, as in `"year >= 2020 AND path LIKE '%/trips/%'"`.
             exact: score everything in float32, however large the library is.
-            candidates: C, items that the first stage finds; by default what `check` chose, 200 before.
+            candidates: C, items that the first stage finds; by default what `check` chose, 400 before.
 
         Returns:
             [`Hits`], the best first. Of equal scores any may come first. None for a library without items.
