@@ -56,13 +56,13 @@ def test_memory_decides_what_is_searched():
 
 
 def test_costs_by_hand():
-    """Of 2^20 pictures: 256 parts, of which an eighth is searched."""
+    """Of 2^20 pictures: 256 parts of 4 096, of which some are searched."""
     size = Size(2**20, fragments=10, width=64, candidates=100, words=5)
     measured = replace(MEASURED, row_bytes=100, code_bytes=12, query_ms=3, search_ns=1, gather_ns=4, score_ns=2)
     assert size.has_index
     assert calculator.table_bytes(size, measured) == 2**20 * (21 * 64 * 2 + 10 * 4 + 100)
     assert calculator.index_bytes(size, measured) == 2**20 * 10 * 20 + 256 * 64 * 4
     pair = 10 * 5 * 64
-    expected = 3 + 1e-6 * (2**17 * pair + 100 * (2 * pair + 4 * 11 * 64))
+    expected = 3 + 1e-6 * (calculator.PROBES * 4096 * pair + 100 * (2 * pair + 4 * 11 * 64))
     assert calculator.query_milliseconds(size, measured) == pytest.approx(expected)
     assert calculator.encode_seconds(size, 1024) == 1024
