@@ -13,14 +13,17 @@ POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions
 TEXT_TOWERS = {"siglip_text_model": SiglipTextModel}  # which AutoModel does not find by their configuration
 
 
-def load(from_pretrained: Callable, name_or_path, *args, **kwargs):
+def load(from_pretrained: Callable, *args, **kwargs):
     """What a `from_pretrained` gives; whatever broken files raise becomes a `ValueError` that names their folder."""
     try:
-        return from_pretrained(name_or_path, *args, **kwargs)
+        return from_pretrained(*args, **kwargs)
     except (OSError, ImportError, StrictDataclassError, torch.OutOfMemoryError):  # which say enough
         raise
     except Exception as error:  # of Python, torch, safetensors, tokenizers, huggingface_hub
-        raise ValueError(f"{name_or_path} cannot be loaded, {type(error).__name__}: {str(error)!r:.500}") from error
+        name = (*args, kwargs.get("pretrained_model_name_or_path"))[0]
+        if name is None or torch.get_default_device().type == "meta":  # which no file is to blame for
+            raise
+        raise ValueError(f"{name} cannot be loaded, {type(error).__name__}: {str(error)!r:.500}") from error
 
 
 def build_vision_backbone(config) -> nn.Module:
@@ -35,10 +38,8 @@ def pretrained_backbone(name_or_path: str, part: str, dtype: torch.dtype) -> nn.
     """A pretrained backbone; of a model with several towers, such as CLIP, the one whose configuration is `part`."""
     config = load(AutoConfig.from_pretrained, name_or_path)
     config = getattr(config, part, config)
-    if config.model_type in TEXT_TOWERS:
-        kind, options = TEXT_TOWERS[config.model_type], {}
-    else:
-        kind, options = AutoModel, without_pooler(config)
+    kind = TEXT_TOWERS.get(config.model_type, AutoModel)
+    options = without_pooler(config) if kind is AutoModel else {}
     return align_memory(load(kind.from_pretrained, name_or_path, config=config, dtype=dtype, **options))
 
 

@@ -149,7 +149,10 @@ def test_explain_draws_a_scene_and_a_picture(compared, tmp_path):
     assert (tmp_path / "mine.svg").read_text().startswith("<?xml")
 
 
-@pytest.mark.parametrize("script", sorted(file.relative_to(EXAMPLES) for file in EXAMPLES.rglob("*.py")), ids=str)
+SCRIPTS = [file for file in EXAMPLES.rglob("*.py") if not (file.parent / "__init__.py").is_file()]
+
+
+@pytest.mark.parametrize("script", sorted(file.relative_to(EXAMPLES) for file in SCRIPTS), ids=str)
 def test_help(script):
     """On a console that knows ASCII alone. Every script ends in what sees to that, and to a pipe that is closed."""
     result = example(script, "--help", PYTHONIOENCODING="ascii", PYTHONUTF8="0")

@@ -244,7 +244,7 @@ def test_small_files_are_merged(library, pictures, scenes):
     before = scores_of(library)
     library.compact()
     assert fragments_of(library) == 1
-    assert scores_of(library) == before
+    assert scores_of(library) == pytest.approx(before, abs=1e-6)  # in other blocks, which round otherwise
 
 
 @pytest.mark.parametrize("torn", ["settings", "items", "unreadable"])

@@ -101,7 +101,7 @@ def ensemble(files: Sequence[str | Path]) -> tuple[np.ndarray, SplitPairs]:
     if not files:
         raise ValueError("No similarity given; expected at least one file.")
     places = [os.path.realpath(file) for file in files]
-    twice = sorted({place for place in places if places.count(place) > 1})
+    twice = sorted({os.path.basename(place) for place in places if places.count(place) > 1})
     if twice:
         raise ValueError(f"{listed(twice)} is given more than once; expected each file once.")
     total, first = load_similarity(files[0])
