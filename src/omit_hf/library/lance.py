@@ -44,7 +44,7 @@ VERSION = 1  # of the layout
 SETTINGS, UNREADABLE = "settings", "unreadable"
 OWN_TABLES = re.compile(r"settings|unreadable|items(_\w+)?")  # one of items a model
 COPIES = 4  # of a word in a query, on average, by which words have their weights: Lance adds up words of one weight
-PROBES = 8  # parts of the index that are searched for a word; of 24 parts, 2 found what 24 did
+PROBES = 8  # parts of the index that are searched for a word
 KEPT = timedelta(hours=1)  # former versions, which a long search may still read
 SAMPLE = 64  # rows whose mean size is taken for that of all
 DELETED_AT_ONCE = 50_000  # rows
