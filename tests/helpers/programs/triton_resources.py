@@ -6,18 +6,21 @@ takes, a JSON line for each compiled kernel:
 Run it without TRITON_INTERPRET: what is interpreted cannot be compiled.
 """
 
+import contextlib
 import json
 import re
 import subprocess
 import sys
 import tempfile
+from types import SimpleNamespace
+from unittest import mock
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from omit_hf.kernels.triton import transport as triton_transport
+from omit_hf.kernels.triton import dense, packing, transport
 
 TARGET = GPUTarget("cuda", 90, 32)
 POINTERS = {
@@ -74,25 +77,35 @@ def _resources(binary) -> dict:
     return {"registers": registers, "stack": stack, "shared": binary.metadata.shared, **count}
 
 
+class Silent:
+    """Stands for a kernel that makes tables, and does nothing."""
+
+    def __getitem__(self, grid):
+        return lambda *arguments: None
+
+
 def resources(dtype: torch.dtype, regions: int, words: int, width: int, backward: bool = True) -> list[dict]:
     """What the kernels take for images and captions of that many rows: forward, then backward for all pairs and few."""
     compiled = {}
-    names = ("score_kernel", "transport_kernel", "gradient_kernel")
-    kernels = {name: getattr(triton_transport, name) for name in names}
-    try:
-        for name, kernel in kernels.items():
-            setattr(triton_transport, name, Recorder(kernel, compiled))
+    recorded = [(dense, "packed_kernel"), (transport, "transport_kernel"), (transport, "gradient_kernel")]
+    replaced = {(module, name): Recorder(getattr(module, name), compiled) for module, name in recorded}
+    replaced |= {(packing, name): Silent() for name in ("place_kernel", "tile_kernel", "mass_kernel")}
+    replaced[torch.cuda, "get_device_properties"] = lambda device: SimpleNamespace(multi_processor_count=132)
+    with contextlib.ExitStack() as stack:
+        for (module, name), stand_in in replaced.items():
+            stack.enter_context(mock.patch.object(module, name, stand_in))
         image_rows = torch.zeros(8, regions, width, dtype=dtype, requires_grad=True)
         text_rows = torch.zeros(16, words, width, dtype=dtype, requires_grad=True)
         masses = [torch.ones(8, 1, regions, requires_grad=True), torch.ones(1, 16, words, requires_grad=True)]
         # 1/λ, n and the number of dustbins; not by `score_transport`, which wants a GPU
-        scores = triton_transport._TransportSimilarity.apply(image_rows, masses[0], text_rows, masses[1], (50.0, 3, 1))
+        settings = (50.0, 3, 1)
+        scores = transport._TransportSimilarity.apply(image_rows, masses[0], text_rows, masses[1], settings)
         if backward:
-            scores.backward(torch.ones_like(scores), retain_graph=True)
             scores.backward(torch.eye(8, 16))
-    finally:
-        for name, kernel in kernels.items():
-            setattr(triton_transport, name, kernel)
+            sides = dense.pack_sides(image_rows.detach(), masses[0], text_rows.detach(), masses[1], settings[2])
+            grads = torch.zeros(128, 128, dtype=dtype if dtype == torch.bfloat16 else torch.float32)
+            written = dense.Backward(grads, (0, 1), [torch.zeros(128, 128)] * 2, ["item", "item"])
+            dense.launch(torch.ones(8, 16), *sides, settings, written)
     return list(compiled.values())
 
 

@@ -1,6 +1,6 @@
-"""Device code of the Triton backend; `triton_transport.py` launches it.
+"""Device code for pairs one image at a time: items of any size, few pairs, and what all kernels share.
 
-Names of dimensions: a program works on a *tile*, G captions of W words by J images of K regions, dustbins included. A
+Names of dimensions: a program works on a *tile*, G captions of W words by an image of K regions, dustbins included. A
 table `rows` names the rows of each item by their numbers in the flat [items · rows, D] tensor; −1 stands for no row.
 Logarithms are binary, since exp2 is what the hardware has: x = S · log2(e) / λ.
 """
@@ -11,16 +11,11 @@ import triton.language as tl
 # Stands for log 0, as in `sinkhorn`; what is below half of it is log 0 plus something.
 LOG_ZERO = tl.constexpr(-1e30)
 HALF_LOG_ZERO = tl.constexpr(-5e29)
-# One pass in so many is made in the log domain, where min μ · min ν is at least this, and else all. See `sinkhorn`.
-LOG_PASS_EVERY = tl.constexpr(4)
-EVEN = tl.constexpr(2.0**-20)
 LOG2_E = tl.constexpr(1.4426950408889634)
-# Image tiles that share a sweep over the captions, so that both sides' rows come from the L2 cache.
-IMAGE_TILES_PER_SWEEP = tl.constexpr(16)
 # A kernel is compiled anew where an argument is 1 or ceases to be a multiple of 16. For these that gains nothing, and
 # batches differ in them.
 SIZES = (
-    *("score_stride", "num_image_tiles", "num_text_tiles", "num_tiles", "rows_per_image", "rows_per_caption"),
+    *("score_stride", "num_text_tiles", "num_tiles", "rows_per_image", "rows_per_caption"),
     *(f"{mass}_{of}_stride" for mass in ("mu", "nu") for of in ("image", "caption", "row")),
     *("num_iterations", "dustbins"),
 )
@@ -67,84 +62,6 @@ def _potential(mass, top, total):
 
 
 @triton.jit(do_not_specialize=SIZES)
-def score_kernel(
-    score_ptr, score_stride, num_image_tiles, num_text_tiles,
-    image_ptr, image_stride, image_rows_ptr, images_ptr, rows_per_image,
-    text_ptr, text_stride, text_rows_ptr, captions_ptr, rows_per_caption,
-    mu_ptr, mu_image_stride, mu_caption_stride, mu_row_stride,
-    nu_ptr, nu_image_stride, nu_caption_stride, nu_row_stride,
-    width, inverse_regularization, num_iterations, dustbins,
-    G: tl.constexpr, W: tl.constexpr, J: tl.constexpr, K: tl.constexpr, CHUNK: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """score[i, t] = Σ_kl a_k E_kl b_l S_kl for a tile of G captions by J images, none of which leaves the chip but the
-    score; E = exp(S/λ) up to scaling, and a, b after n passes, made as in `sinkhorn`.
-
-    Words are the rows of the tensor cores' tile: with W = 16 a warp holds whole captions, and sums need no other warp.
-    """
-    program = tl.program_id(0)
-    sweep = IMAGE_TILES_PER_SWEEP * num_text_tiles
-    first = program // sweep * IMAGE_TILES_PER_SWEEP
-    height = tl.minimum(num_image_tiles - first, IMAGE_TILES_PER_SWEEP)
-    image_tile = first + program % sweep % height
-    text_tile = program % sweep // height
-
-    text_rows = tl.load(text_rows_ptr + text_tile * G * W + tl.arange(0, G * W))
-    image_rows = tl.load(image_rows_ptr + image_tile * J * K + tl.arange(0, J * K))
-    similarity = _cosines(
-        text_ptr, text_stride, text_rows, image_ptr, image_stride, image_rows, width, CHUNK, PRECISION
-    )
-    similarity = tl.reshape(similarity, (G, W, J, K))
-
-    captions = tl.load(captions_ptr + text_tile * G + tl.arange(0, G))
-    images = tl.load(images_ptr + image_tile * J + tl.arange(0, J))
-    word = tl.reshape(text_rows, (G, W)) - captions[:, None] * rows_per_caption  # its number in the caption
-    region = tl.reshape(image_rows, (J, K)) - images[:, None] * rows_per_image
-    real = (captions >= 0)[:, None] & (images >= 0)[None, :]  # [G, J]
-    caption_at, image_at = captions.to(tl.int64), images.to(tl.int64)
-    has_region = (tl.reshape(image_rows, (J, K)) >= 0)[None, :, :] & real[:, :, None]
-    mu = tl.load(
-        mu_ptr + image_at[None, :, None] * mu_image_stride + caption_at[:, None, None] * mu_caption_stride
-        + region[None, :, :] * mu_row_stride, mask=has_region, other=0.0
-    )  # [G, J, K]  # fmt: skip
-    has_word = (tl.reshape(text_rows, (G, W)) >= 0)[:, :, None] & real[:, None, :]
-    nu = tl.load(
-        nu_ptr + image_at[None, None, :] * nu_image_stride + caption_at[:, None, None] * nu_caption_stride
-        + word[:, :, None] * nu_row_stride, mask=has_word, other=0.0
-    )  # [G, W, J]  # fmt: skip
-
-    x = similarity * (inverse_regularization * LOG2_E)
-    g = tl.where(nu > 0, 0.0, LOG_ZERO)
-    a = tl.zeros((G, J, K), tl.float32) + 1
-    b = tl.zeros((G, W, J), tl.float32) + 1
-    plan = x
-    smallest = tl.min(tl.where(mu > 0, mu, 1.0), 2) * tl.min(tl.where(nu > 0, nu, 1.0), 1)  # of each pair, [G, J]
-    log_pass_every = tl.where(tl.min(smallest) >= EVEN, LOG_PASS_EVERY, 1)
-    for done in range(0, num_iterations, log_pass_every):
-        # a pass in the log domain: rows to μ, then columns to ν
-        y = x + g[:, :, :, None]
-        top = tl.max(y, 1)
-        f = _potential(mu, top, tl.sum(tl.exp2(y - top[:, None, :, :]), 1))
-        y = x + f[:, None, :, :]
-        top = tl.max(y, 3)
-        plan = tl.exp2(y - top[:, :, :, None])
-        total = tl.sum(plan, 3)
-        plan = plan * tl.where(top > HALF_LOG_ZERO, nu / total, 0.0)[:, :, :, None]
-        # passes that scale it to diag(a) · plan · diag(b)
-        a = tl.zeros((G, J, K), tl.float32) + 1
-        b = tl.zeros((G, W, J), tl.float32) + 1
-        for _ in range(1, tl.minimum(log_pass_every, num_iterations - done)):
-            total_of_row = tl.sum(plan * b[:, :, :, None], 1)
-            a = mu / tl.where(total_of_row > 0, total_of_row, 1.0)
-            total_of_column = tl.sum(plan * a[:, None, :, :], 3)
-            b = nu / tl.where(total_of_column > 0, total_of_column, 1.0)
-        g = _potential(nu, top, total / tl.where(b > 0, b, 1.0))
-
-    matched = tl.sum(plan * similarity * tl.where(region >= dustbins, a, 0.0)[:, None, :, :], 3)
-    score = tl.sum(matched * tl.where((word >= dustbins)[:, :, None], b, 0.0), 1)
-    tl.store(score_ptr + image_at[None, :] * score_stride + caption_at[:, None], score, mask=real)
-
-
-@triton.jit(do_not_specialize=SIZES)
 def transport_kernel(
     score_ptr, score_stride, num_tiles, num_text_tiles,
     image_ptr, image_stride, image_rows_ptr, images_ptr, rows_per_image,
@@ -160,7 +77,7 @@ def transport_kernel(
 ):  # fmt: skip
     """Tiles of G captions by one image of any size, which passes through the chip in BLOCKS blocks of K regions.
 
-    Forward: score[i, t] = Σ_kl P_kl S_kl, as `score_kernel`. Backward, for g = ∂/∂score:
+    Forward: score[i, t] = Σ_kl P_kl S_kl. Backward, for g = ∂/∂score:
 
         S̄ = g P + X̄/λ on the block of fragments,   X̄ = g P∘S − Σ_j (Q_j diag(ḡ_j) + diag(f̄_j) R_j)
 

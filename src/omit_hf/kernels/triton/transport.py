@@ -1,13 +1,10 @@
-"""The Triton backend of `transport_similarity`: what is launched on which tiles, and the autograd function.
+"""The Triton backend of `transport_similarity`: the autograd function, and what is launched for single pairs.
 
-What makes it fast, in the order in which it happens:
-
-1. Items are sorted by their number of rows with mass and cut into buckets of 16, 32, 64, … rows: little padding, and no
-   row is copied, since tables name the rows of each item.
-2. `score_kernel` holds a tile of 8 captions by 2 images, say, on the chip from the product to the score.
+1. Most batches go to `dense.py`, forward and backward.
+2. Where few pairs have a gradient, as with hardest negatives, and for items that the chip does not hold, this file
+   sorts items by their number of rows with mass into buckets of 16, 32, 64, … rows; tables name the rows of each item.
 3. The backward pass visits the tiles that hold a pair with a gradient, a bounded number at a time: `transport_kernel`
-   leaves ∂/∂S in a workspace, `gradient_kernel` multiplies it by the rows of the other side. If few pairs have a
-   gradient, as with hardest negatives, a tile is a single pair.
+   leaves ∂/∂S in a workspace, `gradient_kernel` multiplies it by the rows of the other side.
 """
 
 import itertools
@@ -21,7 +18,8 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from omit_hf.kernels.triton.fused import gradient_kernel, score_kernel, transport_kernel
+from omit_hf.kernels.triton.dense import dense_gradients, is_packable, launch, pack_sides, product_settings
+from omit_hf.kernels.triton.fused import gradient_kernel, transport_kernel
 from omit_hf.modeling.transport_omit import CannotServe, Side, TransportOptions
 
 INTERPRETED = triton.knobs.runtime.interpret
@@ -31,7 +29,7 @@ MAX_IMAGE_ROWS = 4096
 IMAGE_BLOCK = 64  # rows of an image at once in `transport_kernel`
 GRADIENT_BLOCK = 64, 32, 128  # rows of this side, rows of the other, and components of each in `gradient_kernel`
 TILE_ROWS = 128  # of each side: what makes good use of the tensor cores
-MAX_TILE_ENTRIES = TILE_ROWS**2  # of S in registers
+WIDE_TILE = 2**12  # entries of S from which a program has 8 warps
 WORKSPACE = 2**27  # bytes
 SPARSE = 1 / 8  # share of pairs with a gradient up to which they are visited one by one
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -57,8 +55,8 @@ def find_limit(image: Side, text: Side) -> str | None:
 def score_transport(image: Side, text: Side, options: TransportOptions) -> Tensor:
     """Σ P S over fragments for every image and caption; arguments and result are those of `transport_similarity`.
 
-    Memory beyond arguments and result: tables of the rows, and for the backward pass (or items too large for the chip)
-    a workspace of 128 MB. In a compiled model this is a graph break: the sizes of buckets are data.
+    Memory beyond arguments and result: tables of the rows and a workspace (of 26 MB on an H100, with up to 64 regions),
+    and for the backward pass one of 256 MB. In a compiled model this is a graph break.
     """
     limit = find_limit(image, text)
     if limit is not None:
@@ -74,6 +72,9 @@ class _TransportSimilarity(torch.autograd.Function):
         ctx.options = settings
         scores = torch.zeros(len(image_rows), len(text_rows), device=image_rows.device)
         with torch.cuda.device_of(scores):
+            if is_packable(image_rows, text_rows):
+                launch(scores, *pack_sides(image_rows, image_mass, text_rows, text_mass, settings[2]), settings)
+                return scores
             for images, captions in _bucket_pairs(image_rows, image_mass, text_rows, text_mass):
                 _add_scores(scores, images, captions, ctx.options)
         return scores
@@ -90,6 +91,8 @@ class _TransportSimilarity(torch.autograd.Function):
         gradient = gradient.contiguous()
         sparse = int((gradient != 0).sum()) <= SPARSE * gradient.numel()
         with torch.cuda.device_of(gradient):
+            if is_packable(inputs[0], inputs[2]) and not sparse:
+                return *dense_gradients(gradient, inputs, ctx.needs_input_grad[:4], ctx.options), None
             for images, captions in _bucket_pairs(*inputs):
                 _add_gradients(targets, gradient, images, captions, ctx.options, sparse)
         pairs = zip(targets, inputs, strict=True)
@@ -110,9 +113,9 @@ class Bucket(NamedTuple):
     def block(self) -> int:
         return self.rows.shape[1]
 
-    def in_tile(self, at_most: int = MAX_TILE_ENTRIES) -> int:
+    def in_tile(self) -> int:
         """Number of items of this side in a tile."""
-        return max(1, min(TILE_ROWS // self.block, at_most, triton.next_power_of_2(self.size)))
+        return max(1, min(TILE_ROWS // self.block, triton.next_power_of_2(self.size)))
 
 
 def _bucket_pairs(image_rows, image_mass, text_rows, text_mass) -> Iterator[tuple[Bucket, Bucket]]:
@@ -146,25 +149,9 @@ def _buckets(rows: Tensor, mass: Tensor, has_mass: Tensor) -> list[Bucket]:
 
 def _add_scores(scores: Tensor, images: Bucket, captions: Bucket, options: tuple) -> None:
     """Write the scores of all pairs of two buckets into [B_i, B_t]."""
-    entries = images.block * captions.block  # of a pair
-    if entries > MAX_TILE_ENTRIES or images.block > BLOCKS[-1]:
-        num_tiles = images.size * triton.cdiv(captions.size, captions.in_tile())
-        workspace = _workspace(images, captions, captions.in_tile(), num_tiles, passes=1)
-        _transport(workspace, None, num_tiles, scores, images, captions, options)
-        return
-    # Longer captions are spread over several warps, whose sums take more registers.
-    pairs = (MAX_TILE_ENTRIES if captions.block <= 32 else MAX_TILE_ENTRIES // 2) // entries
-    num_images = images.in_tile(pairs)
-    num_captions = captions.in_tile(pairs // num_images)
-    image_tiles, text_tiles = triton.cdiv(images.size, num_images), triton.cdiv(captions.size, num_captions)
-    score_kernel[(image_tiles * text_tiles,)](
-        *(scores, scores.stride(0), image_tiles, text_tiles),
-        *_arguments(images, captions, options),
-        *(num_captions, captions.block, num_images, images.block),
-        *_product(images.flat.dtype),
-        num_warps=8 if entries * num_captions * num_images >= MAX_TILE_ENTRIES // 2 else 4,
-        num_stages=3,
-    )
+    num_tiles = images.size * triton.cdiv(captions.size, captions.in_tile())
+    workspace = _workspace(images, captions, captions.in_tile(), num_tiles, passes=1)
+    _transport(workspace, None, num_tiles, scores, images, captions, options)
 
 
 def _add_gradients(
@@ -247,8 +234,8 @@ def _transport(
         *mass_grads,
         *(tiles is not None, *(each is not None for each in mass_grads)),
         *(workspace.captions, captions.block, block, images.block // block),
-        *_product(images.flat.dtype),
-        num_warps=8 if workspace.similarity.shape[1] * block > MAX_TILE_ENTRIES // 4 else 4,
+        *product_settings(images.flat.dtype),
+        num_warps=8 if workspace.similarity.shape[1] * block > WIDE_TILE else 4,
     )
 
 
@@ -260,13 +247,6 @@ def _arguments(images: Bucket, captions: Bucket, options: tuple) -> tuple:
         *(images.mass, *images.mass.stride(), captions.mass, *captions.mass.stride()),
         *(images.flat.shape[1], *options),
     )
-
-
-def _product(dtype: torch.dtype) -> tuple[int, str]:
-    """Depth of a step of the matrix product, and its precision."""
-    # To the interpreter's `dot` bf16 is but a number of 16 bits.
-    precision = "ieee" if INTERPRETED else "tf32x3" if dtype == torch.float32 else "half"
-    return 128 // dtype.itemsize, precision
 
 
 def _multiply(
