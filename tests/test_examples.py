@@ -164,7 +164,9 @@ def test_help():
         assert (each["status"], "Traceback" in each["stderr"]) == (0, False), (script, each["stderr"][-2000:])
         assert f"usage: {script.name}" in each["stdout"]
         assert each["stdout"].isascii(), script
-        assert "    run_script(main" in script.read_text(encoding="utf-8").split('if __name__ == "__main__":')[1], script
+        assert "    run_script(main" in script.read_text(encoding="utf-8").split('if __name__ == "__main__":')[1], (
+            script
+        )
 
 
 def test_help_of_training_on_a_windows_code_page():
