@@ -9,6 +9,7 @@ import os
 import runpy
 import sys
 import tempfile
+import traceback
 
 import accelerate  # noqa: F401
 import datasets  # noqa: F401
@@ -19,6 +20,23 @@ assert transformers.PreTrainedModel  # transformers imports its modules when the
 assert transformers.Trainer
 
 
+def status_of(script: str) -> int:
+    """The status with which Python would exit, once what is printed has arrived."""
+    try:
+        runpy.run_path(script, run_name="__main__")
+        status = None
+    except SystemExit as end:
+        status = end.code
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status if isinstance(status, int) else int(status is not None)
+
+
 def show(script: str) -> dict:
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
         process = os.fork()
@@ -27,8 +45,7 @@ def show(script: str) -> dict:
             os.dup2(error.fileno(), 2)
             sys.argv = [script, "--help"]
             sys.path[0] = os.path.dirname(script)  # as of `python script`
-            runpy.run_path(script, run_name="__main__")
-            sys.exit()
+            os._exit(status_of(script))  # tidying up all that was imported would take longer than the rest
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         shown = []
         for file in (out, error):
