@@ -13,7 +13,7 @@ scenes: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist worksteal
 
 # Into site/; a link that leads nowhere is an error. The variable spares a notice of the theme's makers.
 docs: $(VENV)/installed

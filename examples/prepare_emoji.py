@@ -19,7 +19,6 @@ EfficientNet-Lite0 Apache-2.0, all-MiniLM-L6-v2 MIT as packaged.
 """
 
 import collections
-import io
 import json
 import random
 import re
@@ -37,6 +36,8 @@ from tqdm.auto import tqdm
 from transformers import EfficientNetConfig, EfficientNetModel, ViTImageProcessor
 
 from omit_hf.command_line import CommandParser, run_script
+from omit_hf.data.pictures import MAX_PIXELS
+from omit_hf.modeling.pictures_omit import BoundedFile
 from omit_hf.parsing import read_json
 from omit_hf.writing import appears_when_complete, write_atomically
 
@@ -159,7 +160,7 @@ def build_drawings(folder: Path) -> None:
                     continue
                 save(picture, cutouts.parent / name)
             if not (folder / "images" / name).exists():
-                picture = Image.open(cutouts.parent / name)
+                picture = opened((cutouts.parent / name).read_bytes())
                 canvas = Image.new("RGBA", picture.size, "white")
                 canvas.alpha_composite(picture)
                 save(canvas.convert("RGB"), folder / "images" / name)
@@ -185,6 +186,14 @@ def save(picture: Image.Image, path: Path) -> None:
     """So that a picture that is there is complete."""
     with appears_when_complete(path) as partial:
         picture.save(partial, "png", optimize=True)
+
+
+def opened(content: bytes) -> Image.Image:
+    """A drawing, whose transparency `open_picture` would not keep; a bomb of pixels or of tags is refused."""
+    picture = Image.open(BoundedFile(content))
+    if picture.width * picture.height > MAX_PIXELS:
+        raise ValueError(f"A drawing has {picture.width} x {picture.height} pixels; expected at most {MAX_PIXELS}.")
+    return picture
 
 
 def find_concepts(sources: Sources) -> list[dict]:
@@ -257,7 +266,7 @@ def draw(sources: Sources, vendor: str, hexcode: str) -> Image.Image | None:
         for stem in (hexcode.lower(), plain(hexcode).lower()):
             path = sources.folder / f"fluent3d/assets/{stem}.webp"
             if path.exists():
-                return Image.open(path).convert("RGBA").resize((SIZE, SIZE), Image.LANCZOS)
+                return opened(path.read_bytes()).convert("RGBA").resize((SIZE, SIZE), Image.LANCZOS)
         return None
     if vendor == "openmoji":
         entry = sources.openmoji.get(plain(hexcode))
@@ -275,7 +284,7 @@ def draw(sources: Sources, vendor: str, hexcode: str) -> Image.Image | None:
         width, height = (icon.get(side, icons.get(side, 16)) for side in ("width", "height"))
         svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
         data = resvg_py.svg_to_bytes(svg_string=svg.replace("xlink:href", "href"), width=SIZE, height=SIZE)
-    return Image.open(io.BytesIO(bytes(data))).convert("RGBA")
+    return opened(bytes(data)).convert("RGBA")
 
 
 def assign_splits(concepts: list[dict]) -> None:

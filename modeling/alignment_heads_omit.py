@@ -150,8 +150,7 @@ def compare_attended(keys: OmitFeatures, queries: OmitFeatures) -> Tensor:
     with torch.autocast(keys.embeds.device.type, enabled=False):
         similarity, attention = attend(keys, queries)
         key_vectors = at_least_float32(keys.embeds)
-        gram = key_vectors @ key_vectors.mT
-        squared_norm = (attention * (gram @ attention.flatten(2)).view_as(attention)).sum(dim=1)
+        squared_norm = (attention * (key_vectors @ key_vectors.mT @ attention.flatten(2)).view_as(attention)).sum(dim=1)
         cosine = (attention * similarity).sum(dim=1) / squared_norm.clamp_min(NORM_EPS**2).sqrt()
         return cosine.sum(dim=-1) / queries.mask.sum(dim=-1).clamp_min(1)
 

@@ -102,8 +102,8 @@ def fit_tokenizer(backbone: nn.Module, tokenizer) -> None:
 def without_pooler(config) -> dict:
     """Arguments that build a backbone without its unused pooler, whose lack of gradient breaks distributed training."""
     if type(config) not in MODEL_MAPPING:
-        kind = config.model_type
-        raise ValueError(f"AutoModel has no model for a configuration of type {kind!r}; choose another backbone.")
+        found = f"AutoModel has no model for a configuration of type {config.model_type!r}"
+        raise ValueError(f"{found}; choose another backbone.")
     accepted = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
 
@@ -114,19 +114,10 @@ def backbone_width(backbone: nn.Module) -> int:
         return backbone.channels[-1]
     # In this order: MobileViT has hidden_sizes as well as the neck after them.
     for name in ("hidden_size", "neck_hidden_sizes", "hidden_sizes", "hidden_dim", "last_hidden_size"):
-        width = getattr(backbone.config, name, None)
-        if width is not None:
+        if (width := getattr(backbone.config, name, None)) is not None:
             return width if isinstance(width, int) else width[-1]
     found = f"The configuration of {type(backbone).__name__} does not tell the width of its last states"
     raise ValueError(f"{found}; expected hidden_size or the like. Set vision_config.hidden_size to that width.")
-
-
-def own_image_size(backbone: nn.Module) -> tuple[int, int] | None:
-    """Height and width that a backbone's position encodings are for, if it interpolates them; None if any will do."""
-    size = getattr(backbone.config, "image_size", None)
-    if size is None or "interpolate_pos_encoding" not in inspect.signature(backbone.forward).parameters:
-        return None
-    return tuple(size) if isinstance(size, list | tuple) else (size, size)
 
 
 def cell_grid(config, pixels: tuple[int, int], states: Tensor) -> tuple[int, int]:

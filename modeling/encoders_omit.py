@@ -6,6 +6,7 @@ passed in the place of its input. See ``docs/concepts/method.md#encoders``.
 
 import contextlib
 import copy
+import inspect
 import math
 
 import torch
@@ -23,7 +24,6 @@ from .backbones_omit import (
     cell_grid,
     check_input,
     most_tokens,
-    own_image_size,
     without_pooler,
 )
 from .features_omit import NORM_EPS, OmitFeatures
@@ -96,8 +96,7 @@ def keep_regions(regions: Tensor, mask: Tensor | None, share: float) -> tuple[Te
         index = chance.masked_fill(~mask.bool(), -1).topk(kept).indices
         valid = (torch.arange(kept, device=mask.device) < count[:, None]) & mask.bool().gather(1, index)
         index = index.masked_fill(~valid, most).sort().values  # what is left over comes last
-        mask = index < most
-        index = index.clamp_max(most - 1)
+        mask, index = index < most, index.clamp_max(most - 1)
     return regions.gather(1, index[..., None].expand(-1, -1, width)), mask
 
 
@@ -116,9 +115,15 @@ class GridEncoder(BackboneEncoder):
         super().__init__()
         self.backbone = build_vision_backbone(config.vision_config) if backbone is None else backbone
         check_input(self.backbone, "vision", "pixel_values")
-        self.kind = config.vision_config.model_type
-        self.own_size = own_image_size(self.backbone)
-        self.pooling_head = config.vision_pooling_head
+        self.kind, self.pooling_head = config.vision_config.model_type, config.vision_pooling_head
+        self.interpolates = "interpolate_pos_encoding" in inspect.signature(self.backbone.forward).parameters
+        learned = self.interpolates or most_tokens(self.backbone) is not None  # AIMv2 has a table, as texts do
+        size = getattr(self.backbone.config, "image_size", None) if learned else None
+        self.own_size = (size, size) if isinstance(size, int) else size and tuple(size)
+        for layer in self.backbone.modules():
+            if hasattr(layer, "set_shift_and_window_size"):
+                layer.own_window = layer.window_size, layer.shift_size
+                layer.register_forward_pre_hook(restore_window)
         if self.pooling_head and not isinstance(getattr(self.backbone, "head", None), nn.Module):
             found = f"vision_pooling_head is on, but {self.kind!r} has no attention pooling head"
             raise ValueError(f"{found}; expected a 'siglip_vision_model' with vision_use_head.")
@@ -137,7 +142,12 @@ class GridEncoder(BackboneEncoder):
 
     def encode(self, pixel_values: Tensor, **kwargs):
         """States of the backbone, the global one first and then the cells, [B, 1 + K, width], and its whole output."""
-        if self.own_size not in (None, tuple(pixel_values.shape[-2:])):
+        height, width = pixel_values.shape[-2:]
+        if self.own_size not in (None, (height, width)):
+            if not self.interpolates:
+                expected = f"{self.own_size[1]} x {self.own_size[0]}, all that {self.kind!r} has positions for"
+                found = f"pixel_values has pictures of {width} x {height} pixels; expected {expected}"
+                raise ValueError(f"{found}. Resize them, or let the processor: do_resize=True.")
             kwargs["interpolate_pos_encoding"] = True
         try:
             output = self.backbone(pixel_values.to(self.backbone.dtype), **kwargs)
@@ -147,10 +157,9 @@ class GridEncoder(BackboneEncoder):
         if "feature_maps" in output:  # of a stage before the last
             output["last_hidden_state"] = output.feature_maps[-1]
         cells = output.last_hidden_state
-        if cells.ndim == 4:  # [B, width, H, W]
-            cells, prefix = cells.flatten(2).transpose(1, 2), 0
-        else:
-            prefix = cells.shape[1] - math.prod(self.grid(pixel_values.shape[-2:], cells))
+        count = math.prod(self.grid((height, width), cells))
+        cells = cells.flatten(2).transpose(1, 2) if cells.ndim == 4 else cells  # [B, width, H, W]
+        prefix = cells.shape[1] - count
         if self.kind == "clip_vision_model":  # CLIP normalises the CLS state alone, since it reads no other
             cells = self.backbone.post_layernorm(cells)
         if self.pooling_head:
@@ -176,6 +185,11 @@ class GridEncoder(BackboneEncoder):
     def grid(self, pixels: tuple[int, int], states: Tensor) -> tuple[int, int]:
         """Rows and columns of an image's fragments, from its height and width and its `last_hidden_state`."""
         return cell_grid(self.backbone.config, pixels, states)
+
+
+def restore_window(layer: nn.Module, args) -> None:
+    """Undo what a small picture left, which Swin would keep for all later ones."""
+    layer.window_size, layer.shift_size = layer.own_window
 
 
 class TextEncoder(BackboneEncoder):
@@ -267,8 +281,7 @@ class BiGRU(nn.Module):
             packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
             states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=input_ids.shape[1])
             states = states.unflatten(-1, (2, -1)).mean(dim=-2)
-        hidden_states = (words, states) if asked else None
-        return BaseModelOutput(last_hidden_state=states, hidden_states=hidden_states)
+        return BaseModelOutput(last_hidden_state=states, hidden_states=(words, states) if asked else None)
 
 
 def build_text_backbone(config) -> nn.Module:

@@ -34,8 +34,7 @@ def triplet_loss(
         >>> triplet_loss(scores, torch.arange(2), torch.eye(2, dtype=torch.bool), margin=0.2)
         tensor(0.0500)
     """
-    positive = scores.gather(1, target[:, None])
-    violation = (margin - positive + scores).clamp_min(0).masked_fill(same_image, 0)
+    violation = (margin - scores.gather(1, target[:, None]) + scores).clamp_min(0).masked_fill(same_image, 0)
     if negatives == "hardest":
         return violation.max(dim=1).values.mean()
     if negatives == "all":

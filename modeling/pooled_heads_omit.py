@@ -141,6 +141,5 @@ def mean_vector(side: OmitFeatures) -> Tensor:
 
 def position_codes(positions: int, size: int) -> Tensor:
     """Sines and cosines of the positions 1 … N at frequencies from 1 to 1/10000, [N, size] (Vaswani et al. 2017)."""
-    frequencies = torch.exp(torch.arange(0, size, 2) * (-math.log(10000) / size))
-    angles = torch.arange(1, positions + 1)[:, None] * frequencies
+    angles = torch.arange(1, positions + 1)[:, None] * torch.exp(torch.arange(0, size, 2) * (-math.log(10000) / size))
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)

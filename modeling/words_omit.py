@@ -70,5 +70,4 @@ def _spans(tokenizer, sentence: str, input_ids: Tensor) -> tuple[str, list[tuple
     tokens = tokenizer.convert_ids_to_tokens(input_ids.tolist())
     marked = any(token.startswith("▁") for token in tokens)
     spelled = [token.replace("▁", " ") if marked else f" {token}" for token in tokens]
-    ends = [0, *itertools.accumulate(map(len, spelled))]
-    return "".join(spelled), list(itertools.pairwise(ends))
+    return "".join(spelled), list(itertools.pairwise([0, *itertools.accumulate(map(len, spelled))]))

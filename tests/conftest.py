@@ -3,6 +3,9 @@
 import os
 import random
 
+# A thread for each worker of pytest and for what it starts: more than the cores wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState

@@ -1,3 +1,5 @@
+import contextlib
+import copy
 from types import SimpleNamespace
 
 import miniatures
@@ -150,6 +152,31 @@ def test_the_grid_of_strips(kind):
         fragments, _, _, output = encoder(torch.rand(1, 3, *pixels))
         assert encoder.grid(pixels, output.last_hidden_state) == expected
         assert fragments.shape[1] == expected[0] * expected[1]
+
+
+@pytest.mark.parametrize("side", [32, 16], ids=["of one window in the last stage", "refused"])
+def test_a_small_picture_leaves_nothing_in_swin(side):
+    """transformers' layers keep the window, and the lack of a shift, that fit the smallest picture so far."""
+    swin = {"model_type": "swin", "image_size": 64, "embed_dim": 8, "depths": [2, 2], "num_heads": [1, 2]}
+    encoder = OmitModel(tiny_config(vision_config={**swin, "window_size": 4})).eval().vision_encoder
+    picture, small = torch.rand(1, 3, 64, 96), torch.rand(1, 3, side, side)
+    before = encoder(picture)[0]
+    with contextlib.nullcontext() if side == 32 else pytest.raises(ValueError, match="takes at least 25 x 25"):
+        encoder(small)
+    assert torch.equal(encoder(picture)[0], before)
+    assert torch.equal(copy.deepcopy(encoder)(picture)[0], before)
+
+
+@pytest.mark.parametrize("pixels", [(48, 80), (32, 128), (16, 16), (96, 96)])  # the second has as many patches
+def test_a_picture_that_the_positions_do_not_fit(pixels):
+    vision = {"model_type": "aimv2_vision_model", **SMALL, "image_size": 64, "patch_size": 16}
+    encoder = OmitModel(tiny_config(vision_config=vision)).eval().vision_encoder
+    assert encoder(torch.rand(1, 3, 64, 64))[0].shape == (1, 16, 16)
+    found = f"pixel_values has pictures of {pixels[1]} x {pixels[0]} pixels; expected 64 x 64, all that 'aimv2"
+    with pytest.raises(ValueError, match=f"{found}.*do_resize=True"):
+        encoder(torch.rand(1, 3, *pixels))
+    native = OmitModel(tiny_config(vision_config={**vision, "is_native": True})).eval().vision_encoder
+    assert native(torch.rand(1, 3, *pixels))[0].shape[1] == pixels[0] * pixels[1] // 16**2
 
 
 def test_the_grid_of_an_earlier_stage():

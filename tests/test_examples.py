@@ -14,7 +14,7 @@ import sources
 import torch
 import yaml
 from PIL import Image
-from tiny import tiny_recipe
+from tiny import PROGRAMS, tiny_recipe
 
 from omit_hf import OmitModel
 from omit_hf.comparison import running
@@ -152,16 +152,21 @@ def test_explain_draws_a_scene_and_a_picture(compared, tmp_path):
 SCRIPTS = [file for file in EXAMPLES.rglob("*.py") if not (file.parent / "__init__.py").is_file()]
 
 
-@pytest.mark.parametrize("script", sorted(file.relative_to(EXAMPLES) for file in SCRIPTS), ids=str)
-def test_help(script):
+def test_help():
     """On a console that knows ASCII alone. Every script ends in what sees to that, and to a pipe that is closed."""
-    result = example(script, "--help", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
-    assert (result.returncode, "Traceback" in result.stderr) == (0, False)
-    assert f"usage: {script.name}" in result.stdout
-    assert result.stdout.isascii()
-    assert (
-        "    run_script(main" in (EXAMPLES / script).read_text(encoding="utf-8").split('if __name__ == "__main__":')[1]
-    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [sys.executable, str(PROGRAMS / "show_helps.py"), *map(str, sorted(SCRIPTS))]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=240)
+    assert result.returncode == 0, result.stderr[-2000:]
+    shown = {Path(each["script"]): each for each in map(json.loads, result.stdout.splitlines())}
+    assert shown.keys() == set(SCRIPTS)
+    for script, each in shown.items():
+        assert (each["status"], "Traceback" in each["stderr"]) == (0, False), (script, each["stderr"][-2000:])
+        assert f"usage: {script.name}" in each["stdout"]
+        assert each["stdout"].isascii(), script
+        assert "    run_script(main" in script.read_text(encoding="utf-8").split('if __name__ == "__main__":')[1], (
+            script
+        )
 
 
 def test_help_of_training_on_a_windows_code_page():

@@ -203,7 +203,7 @@ def test_killed_in_mid_epoch_and_resumed(tmp_path):
     """And no second training comes into the folder before that."""
     options = {"num_epochs": 3, "checkpoint_steps": 4, "log_steps": 1, **DROPOUT}
     options["data_options"] = {**tiny_recipe()["data_options"], "train_size": 36}  # 18 steps an epoch
-    finish(launch(tmp_path / "whole", **options))
+    run(tmp_path / "whole", **options)
     process = launch(tmp_path / "killed", **options)
     log = tmp_path / "killed" / "train_log.jsonl"
     limit = time.monotonic() + 120
