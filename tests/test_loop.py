@@ -463,6 +463,17 @@ def test_a_recipe_alone_makes_no_run(tmp_path):
     assert (tmp_path / "recipe.yaml").read_text() == "data: scenes"
 
 
+def test_without_tensorboard_a_run_says_so_and_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "is_tensorboard_available", lambda: False)
+    run(tmp_path / "run", max_steps=2, tensorboard=True)
+    assert capsys.readouterr().out.count("No TensorBoard logs: pip install 'omit-hf[train]'") == 1
+    assert [line["step"] for line in log_of(tmp_path / "run")] == [1, 2]
+    assert "logs" not in names(tmp_path / "run")
+    monkeypatch.undo()
+    run(tmp_path / "run", max_steps=3, tensorboard=True, resume=True)
+    assert "logs" in names(tmp_path / "run")
+
+
 def test_overwriting_begins_anew(tmp_path):
     run(tmp_path / "run", num_epochs=1, tensorboard=True)
     before = contents(tmp_path / "run")

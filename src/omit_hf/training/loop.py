@@ -70,15 +70,16 @@ def train(recipe: Recipe) -> dict:
     recipe.validate()  # again, since fields may have changed after its creation
     if recipe.output_dir is None:
         raise ValueError("output_dir is None; expected a folder for the result.")
-    if recipe.tensorboard and not is_tensorboard_available():
-        raise ImportError("tensorboard is on, but not installed: pip install 'omit-hf[train]', or --tensorboard false.")
+    tensorboard = recipe.tensorboard and is_tensorboard_available()
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),
-        log_with="tensorboard" if recipe.tensorboard else None,
+        log_with="tensorboard" if tensorboard else None,
         project_dir=recipe.output_dir,
     )
+    if recipe.tensorboard and not tensorboard:
+        accelerator.print("No TensorBoard logs: pip install 'omit-hf[train]' brings it; train_log.jsonl has all of it.")
     use_cpu_threads(accelerator, recipe.cpu_threads)
     lock = FolderLock(recipe.output_dir, "training", accelerator.process_index)
     with contextlib.ExitStack() as ending:  # the last one first
@@ -144,7 +145,7 @@ def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
         on_main_process(accelerator, lambda: begin(recipe, folder, lock))
         lock.acquire()
         progress = Progress(num_processes=accelerator.num_processes, vocabulary=vocabulary)
-    if recipe.tensorboard:
+    if accelerator.log_with:
         accelerator.init_trackers("logs")
     log = TrainingLog(folder, progress.step) if accelerator.is_main_process else None
 
