@@ -36,6 +36,7 @@ from omit_hf.training.checkpoints import (
     tidy_output_dir,
     vocabulary_digest,
 )
+from omit_hf.training.losses import StepLosses
 from omit_hf.training.optimisation import (
     freeze_unreached,
     parameter_groups,
@@ -240,7 +241,7 @@ def train_epoch(accelerator, recipe, model, optimizer, loader, progress: Progres
         initial=progress.batch,
         disable=not accelerator.is_local_main_process,
     )
-    losses, started = [], time.perf_counter()
+    losses, started = StepLosses(accelerator), time.perf_counter()
     for batch in bar:
         with accelerator.accumulate(model):
             rate = set_learning_rate(optimizer, recipe, progress.step, progress.epoch)
@@ -252,21 +253,14 @@ def train_epoch(accelerator, recipe, model, optimizer, loader, progress: Progres
             optimizer.zero_grad()
         progress.batch += 1
         progress.pairs += recipe.batch_size * accelerator.num_processes
-        losses.append(loss.detach())
+        losses.add_batch(loss)
         if not accelerator.sync_gradients:
             continue
         progress.step += 1
-        loss = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
-        losses.clear()
-        if loss != loss:
-            raise FloatingPointError(f"The loss is NaN at step {progress.step}; try a lower learning_rate.")
-        if log is not None:
-            log.add(step=progress.step, epoch=progress.epoch, loss=loss, learning_rate=rate)
-            bar.set_postfix(loss=f"{loss:.4f}")
-        accelerator.log({"train/loss": loss, "train/learning_rate": rate}, step=progress.step)
+        losses.end_step(step=progress.step, epoch=progress.epoch, learning_rate=rate)
         at_checkpoint = progress.step % recipe.checkpoint_steps == 0 or stopped(recipe, progress)
-        if log is not None and (at_checkpoint or progress.step % recipe.log_steps == 0):
-            log.write()
+        if at_checkpoint or progress.step % recipe.log_steps == 0:
+            log_losses(accelerator, losses, log, bar)
         if at_checkpoint and progress.batch < len(loader):
             progress.seconds, started = progress.seconds + time.perf_counter() - started, time.perf_counter()
             progress.peak_memory = max(progress.peak_memory, peak_memory(accelerator))
@@ -274,12 +268,26 @@ def train_epoch(accelerator, recipe, model, optimizer, loader, progress: Progres
             started = time.perf_counter()
         if stopped(recipe, progress):
             break
+    log_losses(accelerator, losses, log, bar)
     progress.seconds += time.perf_counter() - started
     progress.peak_memory = max(progress.peak_memory, peak_memory(accelerator))
-    if log is not None:
-        log.write()
     if progress.batch >= len(loader):
         progress.epoch, progress.batch = progress.epoch + 1, 0
+
+
+def log_losses(accelerator: Accelerator, losses: StepLosses, log: TrainingLog | None, bar: tqdm) -> None:
+    """Log the steps since the last time; all processes call.
+
+    Raises:
+        FloatingPointError: as `StepLosses.read`; nothing is logged then.
+    """
+    for values in losses.read():
+        accelerator.log({f"train/{name}": values[name] for name in ("loss", "learning_rate")}, step=values["step"])
+        if log is not None:
+            log.add(**values)
+            bar.set_postfix(loss=f"{values['loss']:.4f}")
+    if log is not None:
+        log.write()
 
 
 def timed(batches: Iterable, progress: Progress) -> Iterator:
