@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from omit_hf.cards import environment, model_card
 from omit_hf.data import ImageTextInputs, cache_states, check_data, load_image_text, shuffle_captions
 from omit_hf.evaluation import evaluate_split
+from omit_hf.migration import migrate_when_loaded
 from omit_hf.modeling import OmitModel, OmitProcessor
 from omit_hf.ownership import FolderLock
 from omit_hf.training.building import build_augmentation, build_model, use_word_vectors
@@ -131,6 +132,7 @@ def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
     freeze_unreached(model.cpu(), inputs.pairs(range(2)))
     stages = unfreezing(model, recipe)
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe))
+    migrate_when_loaded(model, optimizer)
     trained_parameters = sum(each.numel() for each in model.parameters() if each.requires_grad)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     if len(loader) == 0:
