@@ -15,6 +15,7 @@ import omit_hf
 import omit_hf_command
 from omit_hf import command_line
 from omit_hf.command_line.printing import columns, one_line
+from omit_hf.comparison import Runner
 from omit_hf.training import Recipe, own_recipes, read_recipe_file, write_recipe_file
 
 # --- the frame --------------------------------------------------------------------------------------------------------
@@ -162,6 +163,20 @@ def test_a_training_that_diverges_is_one_line(capsys, tmp_path, own_cache):
     status, _ = run(capsys, "train", tmp_path / "tiny.yaml", "--output_dir", tmp_path / "run")
     assert status.startswith("error: The loss is NaN at step ")
     assert run(capsys, "train", "scenes", "--learn_rate", 1)[0] == 2
+
+
+# --- compare ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_comparison_that_is_interrupted_says_how_to_go_on(capsys, monkeypatch, tmp_path):
+    def interrupted(self, runs, title):
+        assert [run.name for run in runs] == ["ot_seed3"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Runner, "run", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        omit_hf_command.main(["compare", "scenes", "--matching", "ot", "--seeds", "3", "--output_dir", str(tmp_path)])
+    assert capsys.readouterr().err == "Interrupted; start again to go on from there.\n"
 
 
 # --- printing ---------------------------------------------------------------------------------------------------------
