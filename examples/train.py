@@ -1,18 +1,10 @@
-"""Train an image-text matching model from a recipe.
+"""Train from a recipe: `accelerate launch examples/train.py examples/configs/scenes.yaml --seed 1`.
 
-    accelerate launch examples/train.py examples/configs/scenes.yaml
-    accelerate launch examples/train.py examples/configs/scenes.yaml --matching ot --seed 1 --output_dir outputs/ot-1
-
-Every field of a recipe is an option of the same name; see --help.
+It is `omit-hf train`; --help explains it.
 """
 
 from omit_hf.command_line import run_script
-from omit_hf.training import parse_recipe, train
-
-
-def main() -> None:
-    train(parse_recipe(description=__doc__))
-
+from omit_hf.command_line.train import main
 
 if __name__ == "__main__":
-    run_script(main, FloatingPointError)
+    run_script(main)

@@ -114,7 +114,7 @@ class OmitModel(OmitPreTrainedModel):
         self.text_encoder = TextEncoder(config, text_backbone)
         self.matching = MATCHING[config.matching](config)
         # Without gradient where no loss reads it, or distributed training would wait for one.
-        self.logit_scale = nn.Parameter(torch.empty(()), requires_grad=config.loss == "infonce")
+        self.logit_scale = nn.Parameter(torch.empty(1), requires_grad=config.loss == "infonce")
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

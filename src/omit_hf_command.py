@@ -7,17 +7,33 @@ import os
 import sys
 from collections.abc import Sequence
 
-COMMANDS = {  # each is a module of omit_hf.command_line, imported when it is asked for
+# Each is a module of omit_hf.command_line, imported when it is asked for: `build_parser(prog)` and `main(given, prog)`.
+COMMANDS = {
+    "recipes": "List the recipes that come with the package, or print one.",
+    "inspect": "Show what is in images and captions, and what is wrong with them.",
+    "train": "Train a model from a recipe.",
+    "evaluate": "Measure retrieval of a model, also by the protocols of the literature.",
+    "evaluate-alignment": "Measure whether a model finds words where their objects are.",
+    "explain": "Draw where a model finds the words of a sentence in a picture.",
+    "compare": "Train methods with several seeds, tuned alike, and compare them.",
+    "export": "Write a model as ONNX, or as programs of torch.export.",
+    "push": "Publish a trained model on the Hub, with its card.",
+    "app": "Show in the browser where a model finds words.",
     "index": "Make a library of pictures, or bring one up to date.",
     "search": "Find pictures of a library by a sentence, or by a picture.",
+    "browse": "Find pictures of a library in the browser.",
+    "completion": "Print what makes a shell complete these commands.",
 }
 INTERRUPTED = 130  # the status of a program that SIGINT ended
 EXAMPLES = """
-examples:
+examples, of which none needs data or weights from elsewhere:
+  omit-hf train scenes                                               a model in outputs/scenes, in minutes
+  omit-hf evaluate outputs/scenes                                    its recalls
+  omit-hf explain outputs/scenes scenes:2                            plan.png: where it finds words in test scene 2
   omit-hf index ~/Pictures --library photos.lance --model outputs/scenes
   omit-hf search "a small red star left of a ring" --library photos.lance
 
-`omit-hf COMMAND --help` tells of one command.
+`omit-hf COMMAND --help` tells of one command. Several processes or GPUs: `accelerate launch -m omit_hf train ...`
 """
 
 
@@ -29,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             from omit_hf.command_line.running import run_script
 
-            run_script(lambda: importlib.import_module(f"omit_hf.command_line.{command}").main(rest))
+            run_script(lambda: module_of(command).main(rest, f"omit-hf {command}"))
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
         return
@@ -51,6 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stdout.flush()
         except BrokenPipeError:  # as by `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def module_of(command: str):
+    return importlib.import_module(f"omit_hf.command_line.{command.replace('-', '_')}")
 
 
 if __name__ == "__main__":

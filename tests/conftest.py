@@ -41,7 +41,8 @@ def pytest_addoption(parser):
         "--screenshots",
         nargs=2,
         metavar=("MODEL", "FOLDER"),
-        help="of test_app.py, or with a library test_library_app.py: make the README's pictures in this folder",
+        help="of test_word_page_in_browser.py, or with a library test_library_page_in_browser.py: make the README's "
+        "pictures in this folder",
     )
 
 
@@ -114,6 +115,15 @@ def library(pictures, scenes_model, processor, tmp_path):
     made = PictureLibrary(tmp_path / "photos.lance", scenes_model, processor)
     made.add(pictures, progress=False)
     return made
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory):
+    from browser import start_chromium  # needs Selenium
+
+    driver = start_chromium(tmp_path_factory.mktemp("browser"))
+    yield driver
+    driver.quit()
 
 
 @pytest.fixture

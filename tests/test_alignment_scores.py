@@ -409,7 +409,9 @@ def test_the_script_on_scenes(published, script, tmp_path):
 
 
 def test_one_process_of_several_does_it(published, script, tmp_path, monkeypatch):
-    monkeypatch.setattr("accelerate.PartialState", lambda: SimpleNamespace(is_main_process=False))
+    monkeypatch.setattr(
+        "omit_hf.command_line.evaluate_alignment.PartialState", lambda: SimpleNamespace(is_main_process=False)
+    )
     assert script(published, "--json", tmp_path / "scores.json") == (0, "")
     assert not list(tmp_path.iterdir())
 

@@ -231,3 +231,14 @@ def test_more_runs_than_anybody_trains(tmp_path, content, message):
     with pytest.raises(ValueError, match=f"compare.yaml: .*{message}"):
         read_comparison(file, tmp_path)
     assert time.process_time() - began < 5
+
+
+def test_comparisons_and_their_recipes_have_names(tmp_path):
+    """Of those that come with the package; a file beside the comparison goes by its own."""
+    by_name, by_file = (read_comparison(each, tmp_path) for each in ("compare_scenes", CONFIGS / "compare_scenes.yaml"))
+    assert by_name == by_file
+    (tmp_path / "mine.yaml").write_text("recipe: scenes\ngrids: {methods: {matching: [omit, ot]}}")
+    assert read_comparison(tmp_path / "mine.yaml", tmp_path).base["projection_dim"] == by_name.base["projection_dim"]
+    (tmp_path / "mine.yaml").write_text("recipe: scene.yaml\ngrids: {methods: {matching: [omit, ot]}}")
+    with pytest.raises(FileNotFoundError, match="did you mean scenes"):
+        read_comparison(tmp_path / "mine.yaml", tmp_path)

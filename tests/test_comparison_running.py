@@ -114,11 +114,11 @@ def test_a_folder_of_another_recipe(tmp_path, state):
 def test_cores_are_shared_unless_the_recipe_says(tmp_path):
     for threads, expected in ((0, max(1, usable_cores() // 2)), (3, None)):
         plan = comparison(tmp_path, grids=BOTH, overrides={"cpu_threads": threads})
-        command = Runner(Path("train.py"), tmp_path, jobs=2).command(runs_of(plan)[0], Path("recipe.yaml"))
+        command = Runner(tmp_path, jobs=2).command(runs_of(plan)[0], Path("recipe.yaml"))
         assert ("--cpu_threads" in command) == (expected is not None)
         assert expected is None or command[command.index("--cpu_threads") + 1] == str(expected)
     with pytest.raises(ValueError, match="jobs is 0; expected at least 1"):
-        Runner(Path("train.py"), tmp_path, jobs=0)
+        Runner(tmp_path, jobs=0)
 
 
 def test_stopping_ends_what_runs_and_begins_nothing(tmp_path):

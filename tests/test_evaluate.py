@@ -199,7 +199,7 @@ def test_an_ensemble_needs_no_model(evaluate, published, coco, tmp_path):
 def test_what_cannot_be_measured(evaluate, published, monkeypatch, options, message):
     """And nothing is scored in vain."""
     monkeypatch.chdir(published)
-    monkeypatch.setattr("omit_hf.evaluation.split_similarity", None)
+    monkeypatch.setattr("omit_hf.command_line.evaluate.split_similarity", None)
     before = sorted(published.iterdir())
     assert message in evaluate(published, *options)
     assert sorted(published.iterdir()) == before
@@ -238,7 +238,7 @@ def test_a_card_that_is_none(evaluate, published):
 @pytest.mark.parametrize("option", ["--card", "--json", "--markdown", "--save_similarity"])
 def test_a_run_that_another_command_writes_into(published, tmp_path, evaluate, option, monkeypatch):
     """It is refused before anything is scored, and nothing is changed; a model is read beside anything."""
-    monkeypatch.setattr("omit_hf.evaluation.split_similarity", None)
+    monkeypatch.setattr("omit_hf.command_line.evaluate.split_similarity", None)
     (published / "checkpoints").mkdir()
     (published / "README.md").write_text(CARD)
     file = published / {"--card": "README.md", "--save_similarity": "all.safetensors"}.get(option, "new.txt")
@@ -259,7 +259,7 @@ def test_an_evaluation_owns_the_run_that_it_writes_into(published, evaluate, mon
         held.append(1)
         return split_similarity(*arguments, **options)
 
-    monkeypatch.setattr("omit_hf.evaluation.split_similarity", score)
+    monkeypatch.setattr("omit_hf.command_line.evaluate.split_similarity", score)
     assert "RSUM" in evaluate(published, "--json", published / "validation.json")
     assert held
     assert json.loads((published / "validation.json").read_text())["rsum"] > 0
@@ -272,14 +272,14 @@ def test_results_that_cannot_be_written_are_printed(published, evaluate, tmp_pat
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device", "m.json")
 
-    monkeypatch.setattr("omit_hf.writing.write_atomically", full)
+    monkeypatch.setattr("omit_hf.command_line.evaluate.write_atomically", full)
     message = evaluate(published, "--json", tmp_path / "m.json")
     assert message == "error: [Errno 28] No space left on device: 'm.json'"
     assert "RSUM" in capsys.readouterr().out
 
 
 def test_outputs_that_cannot_be_written_are_known_before(published, evaluate, tmp_path, monkeypatch):
-    monkeypatch.setattr("omit_hf.evaluation.split_similarity", None)
+    monkeypatch.setattr("omit_hf.command_line.evaluate.split_similarity", None)
     (tmp_path / "folder").mkdir()
     assert evaluate(published, "--json", tmp_path / "folder").endswith("is a folder; expected the name of a file.")
     monkeypatch.setattr("omit_hf.training.checkpoints.os.access", lambda *_: False)  # root may write anywhere

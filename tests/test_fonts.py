@@ -1,6 +1,5 @@
 """Which fonts a text is drawn with; here a machine has those of matplotlib and those that a test makes."""
 
-import importlib.util
 import io
 import warnings
 from pathlib import Path
@@ -13,6 +12,7 @@ from matplotlib.font_manager import fontManager
 from PIL import Image
 from planned import alignment
 
+from omit_hf.command_line import inspect
 from omit_hf.visualization import draw_comparison, draw_plan, draw_words, fonts, save_figure
 from omit_hf.visualization.panels import fitted
 
@@ -128,15 +128,11 @@ def test_files_that_are_no_fonts_do_not_matter(installed, tmp_path):
 
 
 def test_a_sheet_of_samples_has_a_font_for_its_captions(installed, tmp_path):
-    """examples/inspect_data.py draws captions as well, with PIL."""
-    script = Path(__file__).parents[1] / "examples" / "inspect_data.py"
-    spec = importlib.util.spec_from_file_location("inspect_data", script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """`omit-hf inspect` draws captions as well, with PIL."""
     installed(made_font(tmp_path, "Made", "猫犬"))
-    assert module.font_of("猫犬").path == str(tmp_path / "Made.ttf")
-    assert "DejaVu" in module.font_of("un chat âgé").path
-    assert module.font_of("a cat").getname() != module.font_of("âgé").getname()
+    assert inspect.font_of("猫犬").path == str(tmp_path / "Made.ttf")
+    assert "DejaVu" in inspect.font_of("un chat âgé").path
+    assert inspect.font_of("a cat").getname() != inspect.font_of("âgé").getname()
 
 
 def test_a_figure_in_a_file(installed, tmp_path):

@@ -25,6 +25,7 @@ from omit_hf.evaluation import evaluate_split
 from omit_hf.training import Recipe, loop, read_recipe_file, train, write_recipe_file
 from omit_hf.training.building import build_model
 from omit_hf.training.checkpoints import begin_output_dir
+from omit_hf.training.losses import StepLosses
 from omit_hf.training.optimisation import set_learning_rate
 
 PROGRAM = PROGRAMS / "evaluate_a_run.py"
@@ -421,6 +422,34 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
+@pytest.mark.parametrize(("log_steps", "trained"), [(1, 2), (3, 3), (10, 4)])
+def test_a_loss_that_is_no_number_stops_within_log_steps(tmp_path, monkeypatch, log_steps, trained):
+    """The second step's; an epoch has four, and no checkpoint is made of what came of it."""
+    ended, end_step = [], StepLosses.end_step
+
+    def spoil(self, **values):
+        end_step(self, **values)
+        ended.append(values["step"])
+        if values["step"] == 2:
+            self.means[-1] = self.means[-1] * float("nan")
+
+    monkeypatch.setattr(StepLosses, "end_step", spoil)
+    with pytest.raises(FloatingPointError, match="The loss is NaN at step 2;"):
+        run(tmp_path / "run", log_steps=log_steps)
+    assert len(ended) == trained
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert not checkpoints.exists() or not names(checkpoints)
+
+
+def test_losses_are_read_as_often_as_they_are_logged(tmp_path, monkeypatch):
+    reads, read = [], StepLosses.read
+    monkeypatch.setattr(StepLosses, "read", lambda self: reads.append(len(self.steps)) or read(self))
+    run(tmp_path / "run", num_epochs=2, log_steps=3)
+    assert reads == [3, 1, 2, 2]  # four steps an epoch, whose end is logged too
+    run(tmp_path / "each", num_epochs=2, log_steps=1)
+    assert log_of(tmp_path / "run") == log_of(tmp_path / "each")
+
+
 def test_an_output_folder_that_is_not_empty(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="is not empty. Choose another one, or set resume"):
@@ -461,6 +490,17 @@ def test_a_recipe_alone_makes_no_run(tmp_path):
     with pytest.raises(FileExistsError, match="holds no run of ours, so it is not emptied"):
         run(tmp_path, overwrite_output_dir=True)
     assert (tmp_path / "recipe.yaml").read_text() == "data: scenes"
+
+
+def test_without_tensorboard_a_run_says_so_and_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "is_tensorboard_available", lambda: False)
+    run(tmp_path / "run", max_steps=2, tensorboard=True)
+    assert capsys.readouterr().out.count("No TensorBoard logs: pip install 'omit-hf[train]'") == 1
+    assert [line["step"] for line in log_of(tmp_path / "run")] == [1, 2]
+    assert "logs" not in names(tmp_path / "run")
+    monkeypatch.undo()
+    run(tmp_path / "run", max_steps=3, tensorboard=True, resume=True)
+    assert "logs" in names(tmp_path / "run")
 
 
 def test_overwriting_begins_anew(tmp_path):

@@ -46,7 +46,8 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel):
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     sources = {file for file in (ROOT / "src").rglob("*") if file.suffix == ".py" or file.name == "py.typed"}
     expected = {str(file.relative_to(ROOT / "src")) for file in sources}
-    expected |= {f"omit_hf/modeling/{file.name}" for file in (ROOT / "modeling").iterdir() if file.is_file()}
+    for package, folder in (("modeling", ROOT / "modeling"), ("recipes", ROOT / "examples" / "configs")):
+        expected |= {f"omit_hf/{package}/{file.name}" for file in folder.iterdir() if file.is_file()}
     assert inside == expected
 
 
@@ -66,6 +67,28 @@ def test_the_wheel_brings_the_command(wheel, tmp_path):
     code = "from omit_hf_command import __file__, main; print(__file__); main(['--version'])"
     out = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert out.splitlines() == [str(tmp_path / "omit_hf_command.py"), f"omit-hf {omit_hf.__version__}"]
+
+
+def test_the_wheel_brings_the_recipes(wheel, tmp_path):
+    """In a folder without the clone: they are listed, and a training begins with one."""
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    (tmp_path / "work").mkdir()
+
+    def omit_hf_command(*arguments):
+        command = [sys.executable, "-m", "omit_hf", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "ACCELERATE_USE_CPU": "true"}
+        options = {"cwd": tmp_path / "work", "capture_output": True, "text": True, "timeout": 240}
+        return subprocess.run(command, env=environment, **options)
+
+    listed = omit_hf_command("recipes")
+    assert listed.returncode == 0, listed.stderr
+    files = (ROOT / "examples" / "configs").glob("*.yaml")
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == sorted(file.stem for file in files)
+    sizes = '{"train_size": 30, "validation_size": 2, "test_size": 2}'
+    trained = omit_hf_command("train", "scenes", "--data_options", sizes, "--max_steps", "1")
+    assert trained.returncode == 0, trained.stderr
+    assert "Stopped at step 1 (max_steps)" in trained.stdout
+    assert (tmp_path / "work" / "outputs" / "scenes" / "recipe.yaml").is_file()
 
 
 def test_the_editable_install_imports_from_another_folder(tmp_path):

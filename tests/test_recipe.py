@@ -11,6 +11,7 @@ from omit_hf.modeling.matching_omit import MATCHING
 from omit_hf.training import (
     Recipe,
     data_of_model,
+    own_recipes,
     parse_recipe,
     read_recipe_file,
     recipe_types,
@@ -203,7 +204,24 @@ def test_properties_of_a_configuration_are_fields_too():
 def test_a_recipe_that_is_not_there(capsys):
     with pytest.raises(SystemExit):
         parse_recipe(["nowhere.yaml"])
-    assert "No recipe at nowhere.yaml; examples/configs has some" in capsys.readouterr().err
+    assert "No recipe at nowhere.yaml; expected a file or a name. `omit-hf recipes` lists " in capsys.readouterr().err
+    for name in ("scene", "scenes.yml"):
+        with pytest.raises(FileNotFoundError, match=f"No recipe at {name}; did you mean scenes"):
+            read_recipe_file(name)
+
+
+def test_a_recipe_of_the_package_has_a_name(tmp_path, monkeypatch):
+    assert own_recipes().keys() == {file.stem for file in FILES}
+    monkeypatch.chdir(tmp_path)  # where no such file is
+    assert parse_recipe(["flickr30k_clip", "--data", "mine.json"]).output_dir == "outputs/flickr30k_clip"
+    assert read_recipe_file("scenes") == read_recipe_file(FILES[0].with_name("scenes.yaml"))
+    (tmp_path / "scenes").write_text("seed: 7")  # a file goes before
+    assert read_recipe_file("scenes") == {"seed": 7}
+
+
+def test_a_comparison_is_no_recipe():
+    with pytest.raises(ValueError, match="compare_scenes is a comparison, which `omit-hf compare` runs"):
+        read_recipe_file("compare_scenes")
 
 
 def test_an_unknown_option(file, capsys):

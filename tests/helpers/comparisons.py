@@ -15,7 +15,7 @@ class QuickRunner(Runner):
     """Runs the stand-in, without Accelerate."""
 
     def __init__(self, folder: Path, jobs: int = 1, script: Path = PROGRAMS / "train_stand_in.py"):
-        super().__init__(script, folder, jobs)
+        super().__init__(folder, jobs, [str(script)])
 
     def command(self, run, recipe):
         command = super().command(run, recipe)

@@ -180,7 +180,7 @@ class RunFiles:
             if reader == "comparison":
                 runs = comparison.runs(grid)
                 check_folders(runs)
-                Runner(Path("train.py"), folder).record(runs)
+                Runner(folder).record(runs)
                 found = summary(comparison, grid)
                 table = markdown(json.loads(json.dumps(found, allow_nan=False)))
                 if f"{self.metrics['test']['rsum']:.1f}" not in table and same:
@@ -233,7 +233,7 @@ class RunFiles:
         (folder / "runs.jsonl").write_bytes(content)
 
         def read():
-            runner = Runner(Path("train.py"), folder)
+            runner = Runner(folder)
             runner.record(comparison.runs(comparison.grids[0]))
             left = [json.loads(line) for line in (folder / "runs.jsonl").read_text("utf-8").splitlines()]
             if [each["run"] for each in left].count("omit_seed0") != 1:

@@ -12,17 +12,20 @@ could not be read, which are named; 1 for errors.
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from omit_hf.command_line.parser import CommandParser
 from omit_hf.command_line.printing import columns, one_line
-from omit_hf.library import PictureLibrary, Report
+from omit_hf.command_line.running import INTERRUPTED
+
+if TYPE_CHECKING:
+    from omit_hf.library import PictureLibrary, Report
 
 MOST_NAMED = 10  # files that could not be read
-INTERRUPTED = 130  # the status of a program that SIGINT ended
 
 
-def main(given: Sequence[str] | None = None) -> int:
-    parser = CommandParser(prog="omit-hf index", description=__doc__)
+def build_parser(prog: str | None = None) -> CommandParser:
+    parser = CommandParser(prog=prog, description=__doc__)
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="Folders of pictures, or picture files.")
     parser.add_argument(
         "--library", required=True, help="Folder of the library, made if need be; or an address such as s3://…."
@@ -40,7 +43,13 @@ def main(given: Sequence[str] | None = None) -> int:
         help="Measure how many of the best pictures a search by the index finds, and let searches look at as many "
         "candidates as finding 99 %% of them takes. It searches the whole library 200 times.",
     )
-    arguments = parser.parse_args(given)
+    return parser
+
+
+def main(given: Sequence[str] | None = None, prog: str | None = None) -> int:
+    arguments = build_parser(prog).parse_args(given)
+    from omit_hf.library import PictureLibrary  # needs the extra `library`, which the help does not
+
     library = PictureLibrary(arguments.library, arguments.model)
     update = library.sync if arguments.sync else library.add
     try:
@@ -54,7 +63,7 @@ def main(given: Sequence[str] | None = None) -> int:
     return 0
 
 
-def told(report: Report, library: PictureLibrary) -> str:
+def told(report: "Report", library: "PictureLibrary") -> str:
     """What an update did, as a table, and the files that could not be read."""
     counts = {name: getattr(report, name) for name in ("added", "replaced", "moved", "removed", "unchanged")}
     counts["unreadable"] = len(report.unreadable)
@@ -72,7 +81,7 @@ def told(report: Report, library: PictureLibrary) -> str:
     return "\n".join(lines)
 
 
-def checked(library: PictureLibrary) -> str:
+def checked(library: "PictureLibrary") -> str:
     """How much the two stages find, as a table; a library without an index finds all."""
     if len(library) == 0 or library.store.index is None:
         return f"Every search scores all {len(library)} pictures, and finds the best."

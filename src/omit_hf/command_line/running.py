@@ -12,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from omit_hf.command_line.printing import one_line
 from omit_hf.parsing import told
 
+INTERRUPTED = 130  # the status of a program that SIGINT ended
 CLOSED_PIPE = 141  # the status of a program that SIGPIPE ended
 DISK_ERRORS = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS", "EFBIG") if hasattr(errno, name)}
 

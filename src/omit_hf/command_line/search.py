@@ -20,16 +20,19 @@ import datetime
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transformers.utils.logging import disable_progress_bar
 
 from omit_hf.command_line.parser import CommandParser, Text
 from omit_hf.command_line.printing import columns, one_line
-from omit_hf.library import Hit, Hits, PictureLibrary
+
+if TYPE_CHECKING:
+    from omit_hf.library import Hit, Hits, PictureLibrary
 
 
-def main(given: Sequence[str] | None = None) -> None:
-    parser = CommandParser(prog="omit-hf search", description=__doc__)
+def build_parser(prog: str | None = None) -> CommandParser:
+    parser = CommandParser(prog=prog, description=__doc__)
     parser.add_argument("sentence", nargs="?", type=Text, help="What is sought.")
     parser.add_argument("--library", required=True, help="Folder of the library, or its address such as s3://….")
     parser.add_argument("--model", help="Where the model that made the library is, if it was moved since.")
@@ -41,6 +44,11 @@ def main(given: Sequence[str] | None = None) -> None:
         "--explain", help="PNG, SVG or PDF to write: the words over the best hit. Needs the extra `plot`."
     )
     parser.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
+    return parser
+
+
+def main(given: Sequence[str] | None = None, prog: str | None = None) -> None:
+    parser = build_parser(prog)
     arguments = parser.parse_args(given)
     if (arguments.sentence is None) == (arguments.image is None):
         parser.error("expected either a sentence or --image")
@@ -51,6 +59,8 @@ def main(given: Sequence[str] | None = None) -> None:
 
         check_figure_file(arguments.explain)
 
+    from omit_hf.library import PictureLibrary  # needs the extra `library`, which the help does not
+
     disable_progress_bar()  # of loading the model
     library = PictureLibrary(arguments.library, arguments.model)
     hits = found_by(library, arguments)
@@ -59,7 +69,7 @@ def main(given: Sequence[str] | None = None) -> None:
     print(as_json(hits, arguments.sentence) if arguments.json else as_table(hits, arguments))
 
 
-def found_by(library: PictureLibrary, arguments) -> Hits:
+def found_by(library: "PictureLibrary", arguments) -> "Hits":
     options = {"k": arguments.k, "where": arguments.where, "exact": arguments.exact}
     if arguments.sentence is not None:
         if library.of == "captions":
@@ -72,7 +82,7 @@ def found_by(library: PictureLibrary, arguments) -> Hits:
     return library.search_image(arguments.image, **options)
 
 
-def as_table(hits: Hits, arguments) -> str:
+def as_table(hits: "Hits", arguments) -> str:
     if not hits:
         of = "" if arguments.where is None else f" among what meets {one_line(arguments.where)!r}"
         return f"Nothing was found{of}."
@@ -85,13 +95,13 @@ def as_table(hits: Hits, arguments) -> str:
     return "\n".join(lines)
 
 
-def name_of(hit: Hit) -> str:
+def name_of(hit: "Hit") -> str:
     """Its path; of what has none its first caption, or its id."""
     return hit.path or (hit.captions or [hit.id])[0]
 
 
-def as_json(hits: Hits, sentence: str | None) -> str:
-    def row(hit: Hit) -> dict:
+def as_json(hits: "Hits", sentence: str | None) -> str:
+    def row(hit: "Hit") -> dict:
         words = None if sentence is None else [dataclasses.asdict(word) for word in hit.words]
         return {"score": hit.score, "path": hit.path, "metadata": hit.metadata, "words": words}
 

@@ -9,7 +9,15 @@ from omit_hf.command_line import expanded
 from omit_hf.comparison.plan import RUN_FIELDS, Comparison, Grid, Search, matters
 from omit_hf.modeling.configuration_omit import check_fields
 from omit_hf.parsing import label, shown
-from omit_hf.training import Recipe, read_mapping, read_recipe_file, recipe_types, recipe_value
+from omit_hf.training import (
+    Recipe,
+    find_recipe,
+    own_recipes,
+    read_mapping,
+    read_recipe_file,
+    recipe_types,
+    recipe_value,
+)
 
 KEYS = ("recipe", "overrides", "seeds", "settings", "search", "grids")
 UNFINISHED = "max_steps, which leaves a run unfinished; set num_epochs or data_options"
@@ -40,24 +48,25 @@ def read_comparison(file: str | Path, output_dir: str | Path) -> Comparison:
     """Read a comparison from its file.
 
     Args:
-        file: YAML with `recipe` (the base recipe's file, from this file's folder), `grids` (by name: fields and their
-            values, and `seeds` where they are not the file's), and where wanted `overrides` (fields of all runs),
-            `seeds` (0, 1, 2), `settings` (by field and value: what else such runs need) and `search` (what `Search`
-            has).
+        file: what `find_recipe` finds: YAML with `recipe` (the base recipe: a file, from this file's folder, or the
+            name of one that comes with the package), `grids` (by name: fields and their values, and `seeds` where they
+            are not the file's), and where wanted `overrides` (fields of all runs), `seeds` (0, 1, 2), `settings` (by
+            field and value: what else such runs need) and `search` (what `Search` has).
         output_dir: folder of the runs and tables.
 
     Raises:
         FileNotFoundError: if the file or the recipe is not there.
         ValueError: with all that is wrong in it.
     """
-    file, problems = Path(file), []
+    file, problems = find_recipe(file), []
     content = read_mapping(file)
     check_fields(str(file), content, KEYS)
     recipe = content.get("recipe")
     if not isinstance(recipe, str) or not recipe.isprintable():
         raise ValueError(f"{file}: recipe is {shown(recipe)}; expected the file of the base recipe.")
     overrides = _values("overrides", content.get("overrides", {}), problems)
-    base = DEFAULTS | read_recipe_file(file.parent / expanded(recipe)) | overrides
+    base = recipe if recipe in own_recipes() else file.parent / expanded(recipe)
+    base = DEFAULTS | read_recipe_file(base) | overrides
     seeds = content.get("seeds", [0, 1, 2])
     grids = []
     for name, given in _mapping("grids", content.get("grids"), problems).items():

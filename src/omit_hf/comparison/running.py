@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from subprocess import DEVNULL, STDOUT, Popen
@@ -81,15 +82,15 @@ class Runner:
     """Runs trainings under Accelerate, some of them side by side.
 
     Args:
-        script: examples/train.py, or one that takes its arguments.
         folder: folder of the comparison; it gets `runs.jsonl`, a row per run, and the recipes and logs of the runs.
         jobs: number of runs side by side. They share the cores, unless a recipe sets `cpu_threads`.
+        program: what Accelerate launches; it takes the arguments of `omit-hf train`.
     """
 
-    def __init__(self, script: Path, folder: Path, jobs: int = 1):
+    def __init__(self, folder: Path, jobs: int = 1, program: Sequence[str] = ("-m", "omit_hf", "train")):
         if jobs < 1:
             raise ValueError(f"jobs is {jobs}; expected at least 1.")
-        self.script, self.folder, self.jobs = script, folder, jobs
+        self.folder, self.jobs, self.program = folder, jobs, program
         self.failed: dict[str, str] = {}  # by name, and why
         self.processes: set[Popen] = set()
         self.lock = threading.Lock()
@@ -125,7 +126,7 @@ class Runner:
 
     def command(self, run: Run, recipe: Path) -> list[str]:
         """What trains a run, from the beginning or from where it was interrupted."""
-        command = [sys.executable, "-m", "accelerate.commands.launch", str(self.script), str(recipe)]
+        command = [sys.executable, "-m", "accelerate.commands.launch", *self.program, str(recipe)]
         command += ["--output_dir", str(run.folder)]
         if run.recipe.cpu_threads == 0:
             command += ["--cpu_threads", str(max(1, usable_cores() // self.jobs))]

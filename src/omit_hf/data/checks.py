@@ -1,4 +1,4 @@
-"""Describes data, and finds all that is wrong with them; for examples/inspect_data.py and the start of training."""
+"""Describes data, and finds all that is wrong with them; for `omit-hf inspect` and the start of training."""
 
 import hashlib
 import posixpath

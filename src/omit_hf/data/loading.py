@@ -58,7 +58,7 @@ def load_image_text(
             cut-outs or parquet files.
         only: splits to load, such as `["test"]`; nothing else of the source is requested, checked or opened. Default:
             all that it has.
-        exclude: ids of images to leave out, or a file with an id per line (`examples/inspect_data.py --unreadable`
+        exclude: ids of images to leave out, or a file with an id per line (`omit-hf inspect --unreadable`
             writes one).
         skip_unreadable: open every picture first, and leave out those that cannot be opened; a warning counts and names
             them. Takes as long as reading all pictures, at every call; `exclude` takes no time.

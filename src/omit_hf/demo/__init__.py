@@ -1,4 +1,4 @@
-"""What the pages in the browser share, `examples/app.py` and `library_app.py`; `serving` needs the extra `demo`."""
+"""The pages in the browser, of a model and of a library, and what they share; they need the extra `demo`."""
 
 from omit_hf.demo.words import button, data_url, message, picture_with_cells, sentence_block
 

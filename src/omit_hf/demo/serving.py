@@ -1,7 +1,6 @@
 """Serves a page for this machine alone, unless it is told otherwise, and sends nothing elsewhere."""
 
 import os
-from dataclasses import dataclass, field
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
@@ -10,20 +9,12 @@ try:
 except ImportError as error:
     raise ImportError("The page in the browser needs Gradio: pip install 'omit-hf[demo]'.") from error
 
+from omit_hf.demo.address import Address
 from omit_hf.demo.style import STYLE
 from omit_hf.hub.handler import Limits
 
 LIMITS = Limits(characters=200)  # of a sentence
 MOST_WAITING = 32  # requests in the queue, a second each or less; whoever comes then reads that the page is busy
-
-
-@dataclass
-class Address:
-    host: str | None = field(
-        default=None, metadata={"help": "Address to listen at, 0.0.0.0 for all; by default this machine alone."}
-    )
-    port: int | None = field(default=None, metadata={"help": "By default the first free one from 7860."})
-    share: bool = field(default=False, metadata={"help": "Make a public link through Gradio's servers."})
 
 
 def serve(blocks: gr.Blocks, address: Address, style: str, most_waiting: int = MOST_WAITING, **options) -> gr.Blocks:

@@ -4,6 +4,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassif
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from omit_hf.hub.pipeline import TASK, ImageTextMatchingPipeline
+from omit_hf.migration import register_migration
 from omit_hf.modeling import OmitConfig, OmitModel, OmitProcessor
 
 
@@ -13,3 +14,4 @@ def register() -> None:
     AutoModelForZeroShotImageClassification.register(OmitConfig, OmitModel, exist_ok=True)
     AutoProcessor.register(OmitConfig, OmitProcessor, exist_ok=True)
     PIPELINE_REGISTRY.register_pipeline(TASK, ImageTextMatchingPipeline, pt_model=AutoModel, type="multimodal")
+    register_migration()

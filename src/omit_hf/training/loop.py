@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from omit_hf.cards import environment, model_card
 from omit_hf.data import ImageTextInputs, cache_states, check_data, load_image_text, shuffle_captions
 from omit_hf.evaluation import evaluate_split
+from omit_hf.migration import migrate_when_loaded
 from omit_hf.modeling import OmitModel, OmitProcessor
 from omit_hf.ownership import FolderLock
 from omit_hf.training.building import build_augmentation, build_model, use_word_vectors
@@ -36,6 +37,7 @@ from omit_hf.training.checkpoints import (
     tidy_output_dir,
     vocabulary_digest,
 )
+from omit_hf.training.losses import StepLosses
 from omit_hf.training.optimisation import (
     freeze_unreached,
     parameter_groups,
@@ -70,15 +72,16 @@ def train(recipe: Recipe) -> dict:
     recipe.validate()  # again, since fields may have changed after its creation
     if recipe.output_dir is None:
         raise ValueError("output_dir is None; expected a folder for the result.")
-    if recipe.tensorboard and not is_tensorboard_available():
-        raise ImportError("tensorboard is on, but not installed: pip install 'omit-hf[train]', or --tensorboard false.")
+    tensorboard = recipe.tensorboard and is_tensorboard_available()
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),
-        log_with="tensorboard" if recipe.tensorboard else None,
+        log_with="tensorboard" if tensorboard else None,
         project_dir=recipe.output_dir,
     )
+    if recipe.tensorboard and not tensorboard:
+        accelerator.print("No TensorBoard logs: pip install 'omit-hf[train]' brings it; train_log.jsonl has all of it.")
     use_cpu_threads(accelerator, recipe.cpu_threads)
     lock = FolderLock(recipe.output_dir, "training", accelerator.process_index)
     with contextlib.ExitStack() as ending:  # the last one first
@@ -129,6 +132,7 @@ def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
     freeze_unreached(model.cpu(), inputs.pairs(range(2)))
     stages = unfreezing(model, recipe)
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe))
+    migrate_when_loaded(model, optimizer)
     trained_parameters = sum(each.numel() for each in model.parameters() if each.requires_grad)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     if len(loader) == 0:
@@ -144,7 +148,7 @@ def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
         on_main_process(accelerator, lambda: begin(recipe, folder, lock))
         lock.acquire()
         progress = Progress(num_processes=accelerator.num_processes, vocabulary=vocabulary)
-    if recipe.tensorboard:
+    if accelerator.log_with:
         accelerator.init_trackers("logs")
     log = TrainingLog(folder, progress.step) if accelerator.is_main_process else None
 
@@ -239,7 +243,7 @@ def train_epoch(accelerator, recipe, model, optimizer, loader, progress: Progres
         initial=progress.batch,
         disable=not accelerator.is_local_main_process,
     )
-    losses, started = [], time.perf_counter()
+    losses, started = StepLosses(accelerator), time.perf_counter()
     for batch in bar:
         with accelerator.accumulate(model):
             rate = set_learning_rate(optimizer, recipe, progress.step, progress.epoch)
@@ -251,21 +255,14 @@ def train_epoch(accelerator, recipe, model, optimizer, loader, progress: Progres
             optimizer.zero_grad()
         progress.batch += 1
         progress.pairs += recipe.batch_size * accelerator.num_processes
-        losses.append(loss.detach())
+        losses.add_batch(loss)
         if not accelerator.sync_gradients:
             continue
         progress.step += 1
-        loss = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
-        losses.clear()
-        if loss != loss:
-            raise FloatingPointError(f"The loss is NaN at step {progress.step}; try a lower learning_rate.")
-        if log is not None:
-            log.add(step=progress.step, epoch=progress.epoch, loss=loss, learning_rate=rate)
-            bar.set_postfix(loss=f"{loss:.4f}")
-        accelerator.log({"train/loss": loss, "train/learning_rate": rate}, step=progress.step)
+        losses.end_step(step=progress.step, epoch=progress.epoch, learning_rate=rate)
         at_checkpoint = progress.step % recipe.checkpoint_steps == 0 or stopped(recipe, progress)
-        if log is not None and (at_checkpoint or progress.step % recipe.log_steps == 0):
-            log.write()
+        if at_checkpoint or progress.step % recipe.log_steps == 0:
+            log_losses(accelerator, losses, log, bar)
         if at_checkpoint and progress.batch < len(loader):
             progress.seconds, started = progress.seconds + time.perf_counter() - started, time.perf_counter()
             progress.peak_memory = max(progress.peak_memory, peak_memory(accelerator))
@@ -273,12 +270,26 @@ def train_epoch(accelerator, recipe, model, optimizer, loader, progress: Progres
             started = time.perf_counter()
         if stopped(recipe, progress):
             break
+    log_losses(accelerator, losses, log, bar)
     progress.seconds += time.perf_counter() - started
     progress.peak_memory = max(progress.peak_memory, peak_memory(accelerator))
-    if log is not None:
-        log.write()
     if progress.batch >= len(loader):
         progress.epoch, progress.batch = progress.epoch + 1, 0
+
+
+def log_losses(accelerator: Accelerator, losses: StepLosses, log: TrainingLog | None, bar: tqdm) -> None:
+    """Log the steps since the last time; all processes call.
+
+    Raises:
+        FloatingPointError: as `StepLosses.read`; nothing is logged then.
+    """
+    for values in losses.read():
+        accelerator.log({f"train/{name}": values[name] for name in ("loss", "learning_rate")}, step=values["step"])
+        if log is not None:
+            log.add(**values)
+            bar.set_postfix(loss=f"{values['loss']:.4f}")
+    if log is not None:
+        log.write()
 
 
 def timed(batches: Iterable, progress: Progress) -> Iterator:

@@ -27,7 +27,7 @@ PATHS = ("data", "data_options", "clip_model", "vision_model", "text_model", "ou
 # The last group first: that is the order in which a dataclass takes the fields of its bases.
 @dataclass
 class Recipe(RunFields, OptimisationFields, LossFields, ModelFields, DataFields):
-    """The fields of a recipe file, which are the options of `examples/train.py` too; of all groups, side by side.
+    """The fields of a recipe file, which are the options of `omit-hf train` too; of all groups, side by side.
 
     Raises:
         ValueError: for the first thing that `validate` finds wrong.

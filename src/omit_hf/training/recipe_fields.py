@@ -132,8 +132,10 @@ class RunFields:
     checkpoint_steps: int = option(500, "Steps between checkpoints; the end of an epoch makes one as well.")
     keep_checkpoints: int = option(2, "How many of the last checkpoints to keep.")
     test: bool = option(True, "Test the best model at the end; off where settings are chosen, on validation alone.")
-    log_steps: int = option(10, "Steps between writes to the logs; every step is in them.")
-    tensorboard: bool = option(True, "Log to TensorBoard, in <output_dir>/logs.")
+    log_steps: int = option(
+        10, "Steps between writes to the logs, which have every step; a loss that is no number is found then."
+    )
+    tensorboard: bool = option(True, "Log to TensorBoard as well, in <output_dir>/logs, where it is installed.")
     eval_batch_size: int = option(128, "Images or captions encoded at once in evaluation.")
     eval_memory: int = option(2**26, "Bytes for the intermediate results of scoring a tile of pairs.")
     cpu_threads: int = option(0, "Threads of each process on a CPU; 0 shares the cores out among the processes.")

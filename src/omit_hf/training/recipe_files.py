@@ -1,10 +1,12 @@
 """Reads recipes from files and command lines, and writes them to files."""
 
+import difflib
 import re
 import textwrap
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib import resources
 from pathlib import Path
 
 import yaml
@@ -23,13 +25,28 @@ from omit_hf.training.recipe_fields import DataFields, LossFields, ModelFields, 
 RECIPE_FILE = "recipe.yaml"  # beside the model
 
 
-def parse_recipe(arguments: Sequence[str] | None = None, description: str | None = None) -> Recipe:
-    """Parse the recipe of a command line: `[RECIPE.yaml] [--field value …]`. Exits with status 2 if it is wrong."""
+def recipe_parser(description: str | None = None, prog: str | None = None) -> CommandParser:
+    """Make the parser whose options are the fields of a recipe."""
     groups = [DataFields, ModelFields, LossFields, OptimisationFields, RunFields]
-    parser = CommandParser(groups, description=description, epilog=_heads(), allow_abbrev=False)
+    texts = {"usage": "%(prog)s [RECIPE] [--FIELD VALUE ...]", "description": description, "epilog": _heads()}
+    parser = CommandParser(groups, prog=prog, allow_abbrev=False, **texts)
     parser.add_argument(
-        "recipe_file", nargs="?", metavar="RECIPE.yaml", help="Recipe; the options override its fields."
+        "recipe_file",
+        nargs="?",
+        metavar="RECIPE",
+        help="File, or name of a recipe that comes with the package; the options override its fields.",
     )
+    return parser
+
+
+def parse_recipe(arguments: Sequence[str] | None = None, parser: CommandParser | None = None) -> Recipe:
+    """Parse the recipe of a command line: `[RECIPE] [--field value …]`. Exits with status 2 if it is wrong.
+
+    Args:
+        arguments: of the command line. Default: this process's.
+        parser: a `recipe_parser`.
+    """
+    parser = recipe_parser() if parser is None else parser
     file = parser.parse_known_args(arguments)[0].recipe_file
     try:
         of_file = Namespace(**read_recipe_file(file) if file is not None else {})
@@ -51,29 +68,59 @@ def _heads() -> str:
     return "\n".join(lines)
 
 
-def read_recipe_file(file: str | Path) -> dict:
-    """Read the fields that a recipe file sets.
+def own_recipes() -> dict[str, Path]:
+    """List the recipes and comparisons that come with the package: their files, by name."""
+    files = Path(str(resources.files("omit_hf.recipes"))).glob("*.yaml")
+    return {file.stem: file for file in sorted(files)}
+
+
+def find_recipe(name: str | Path) -> Path:
+    """Find the file of a recipe.
+
+    Args:
+        name: a file, or the name of a recipe that comes with the package, such as "scenes"; a file goes before.
 
     Raises:
-        FileNotFoundError: if the file is not there.
+        FileNotFoundError: if there is neither; it names those of similar names.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    own = own_recipes()
+    if str(name) in own:
+        return own[str(name)]
+    close = difflib.get_close_matches(Path(name).stem, own)
+    hint = f"did you mean {' or '.join(close)}?" if close else "expected a file or a name."
+    raise FileNotFoundError(f"No recipe at {name}; {hint} `omit-hf recipes` lists those that come with the package.")
+
+
+def read_recipe_file(file: str | Path) -> dict:
+    """Read the fields that a recipe sets.
+
+    Args:
+        file: what `find_recipe` finds.
+
+    Raises:
+        FileNotFoundError: if it is not there.
         ValueError: if it is not a YAML mapping, or names a field that a recipe does not have.
     """
     values = read_mapping(file)
+    if "grids" in values:
+        raise ValueError(f"{file} is a comparison, which `omit-hf compare` runs; expected a recipe.")
     check_fields(str(file), values, TYPES)
     return {name: recipe_value(str(file), name, value) for name, value in values.items()}
 
 
 def read_mapping(file: str | Path) -> dict:
-    """Read the mapping of a YAML file.
+    """Read the mapping of a recipe or a comparison.
+
+    Args:
+        file: what `find_recipe` finds.
 
     Raises:
-        FileNotFoundError: if the file is not there.
+        FileNotFoundError: if it is not there.
         ValueError: if it is not a YAML mapping, or one that `parse_yaml` does not read.
     """
-    file = Path(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"No recipe at {file}; examples/configs has some.")
-    values = read_yaml(file)
+    values = read_yaml(find_recipe(file))
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds {type(values).__name__}; expected fields and their values.")
     return values

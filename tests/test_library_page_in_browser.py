@@ -1,207 +1,47 @@
-"""examples/library_app.py: what it draws, and the page in a real browser.
+"""The page of `omit-hf browse` in a real browser.
 
-    SENTENCE="a dragon face and a love hotel" pytest tests/test_library_app.py --screenshots drawings.lance model_cards
+    SENTENCE="a dragon face and a love hotel" \\
+        pytest tests/test_library_page_in_browser.py --screenshots drawings.lance model_cards
 
 makes the README's pictures library_desktop.png and library_phone.png, and prints how long a keystroke takes (with -s).
 The library is of `load_image_text("data/emoji/cutouts", test_size=1000)["test"]`, each picture saved as a file, with
 the model of emoji_composed.yaml.
 """
 
-import importlib.util
-import io
-import json
 import os
 import re
-import runpy
-import shutil
-import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-import uuid
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from browser import DESKTOP, HOSTILE, PHONE, Elements, Page, start_chromium
-from datasets import Dataset
+from browser import DESKTOP, HOSTILE, PHONE, Page
+from pages import ODD, copied, queue_request, save_library, serve
 from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from tiny import REGIONS, TEXT, tiny_config
 
-from omit_hf import OmitModel
-from omit_hf.demo import data_url
-from omit_hf.library import PictureLibrary
-
-SCRIPT = Path(__file__).parents[1] / "examples" / "library_app.py"
-ODD = f"{HOSTILE}.png"
-
-
-@pytest.fixture(scope="module")
-def app():
-    spec = importlib.util.spec_from_file_location("library_app", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from omit_hf.demo import data_url, library_page
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, scenes, processor):
-    """Models, and a library of 31 pictures, of which one has an odd name."""
-    folder = tmp_path_factory.mktemp("library")
-    text = {**TEXT, "vocab_size": len(processor.tokenizer)}
-    for name, options in {"omit": {}, "ot": {"matching": "ot"}, "regions": {"vision_config": REGIONS}}.items():
-        torch.manual_seed(0)
-        OmitModel(tiny_config(text_config=text, **options)).save_pretrained(folder / name)
-        processor.save_pretrained(folder / name)
-    (folder / "pictures").mkdir()
-    for number, row in enumerate([*scenes["train"], *scenes["validation"]]):
-        row["image"].save(folder / "pictures" / f"{number:02}.png")
-    scenes["test"][0]["image"].save(folder / "pictures" / ODD)
-    PictureLibrary(folder / "photos.lance", folder / "omit").add(folder / "pictures", progress=False)
-    return folder
+    return save_library(tmp_path_factory.mktemp("library"), scenes, processor)
 
 
 @pytest.fixture(scope="module")
-def demo(app, folder):
-    return app.Demo(str(folder / "photos.lance"))
-
-
-def copied(folder, target):
-    """A copy of the library and its pictures, which a test may spoil."""
-    shutil.copytree(folder / "pictures", target / "pictures")
-    library = PictureLibrary(target / "photos.lance", folder / "omit")
-    library.add(target / "pictures", progress=False)
-    return target
-
-
-# --- what is drawn ----------------------------------------------------------------------------------------------------
-
-
-def test_the_wall_is_what_the_library_finds(app, demo):
-    hits = demo.library.search("a red star", app.WALL)
-    html = Elements(app.wall(demo.search("a red star", ""), len(demo.library)))
-    tiles = html.all("button")
-    assert [tile["data-key"] for tile in tiles] == [hit.metadata["key"] for hit in hits]
-    assert [tile["aria-label"] for tile in tiles] == [
-        f"{rank}: {Path(hit.path).name}, score {hit.score:.3f}" for rank, hit in enumerate(hits, start=1)
-    ]
-    assert [image["src"] for image in html.all("img")] == [f"thumbnails/{hit.metadata['digest']}" for hit in hits]
-    assert [tile["tabindex"] for tile in tiles] == ["0", *["-1"] * (app.WALL - 1)]
-
-
-def test_nothing_of_a_name_or_a_sentence_becomes_html(app, demo):
-    for hit in demo.library.search(HOSTILE, 99):
-        for html in map(Elements, (app.tile(hit, 1), app.picture_of(hit), app.words_of(hit, HOSTILE))):
-            assert not {tag for tag, _ in html.found} & {"script", "a", "x"}
-            assert not any(name.startswith("on") for _, attributes in html.found for name in attributes)
-            assert all(image["src"].startswith("thumbnails/") for image in html.all("img"))
-
-
-def test_a_picture_that_is_pointed_at_has_the_words_of_its_hit(demo):
-    hits = demo.library.search("two blue circles", 99)
-    hit = demo.explain(hits[7].metadata["key"], "two blue circles")
-    assert (hit.path, hit.score) == (hits[7].path, pytest.approx(hits[7].score, abs=1e-6))
-    assert [(word.text, word.box) for word in hit.words] == [(word.text, word.box) for word in hits[7].words]
-    assert demo.explain("0" * 32, "two blue circles") is None
-    with pytest.raises(ValueError, match=r"There is no such picture\."):
-        demo.explain("' OR true OR key = '", "two blue circles")
-
-
-def test_thumbnails_are_small_and_upright(app, folder, tmp_path):
-    """Of a photo that lies on its side."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (5, 8, 3), dtype=np.uint8))
-    photo.resize((800, 500)).save(tmp_path / "photo.jpg", exif=exif)
-    PictureLibrary(tmp_path / "photos.lance", folder / "omit").add(tmp_path / "photo.jpg", progress=False)
-    demo = app.Demo(str(tmp_path / "photos.lance"))
-    [hit] = demo.library.search("a star")
-    digest = hit.metadata["digest"]
-    assert demo.thumbnail(digest) is None  # no search has found it yet
-    demo.search("a star", "")
-    content = demo.thumbnail(digest)
-    assert Image.open(io.BytesIO(content)).size == (160, 256)
-    assert len(content) < 20_000
-    assert app.scaled(hit.path, digest, 768).size == (480, 768)
-
-
-def test_what_is_gone_is_said(app, folder, tmp_path):
-    target = copied(folder, tmp_path)
-    demo = app.Demo(str(target / "photos.lance"))
-    hits = demo.search("a red star", "")
-    Path(hits[0].path).unlink()
-    Image.new("RGB", (9, 9)).save(hits[1].path)
-    html = app.wall(hits, 31)
-    assert html.count("no longer there") == 3  # two tiles, and what the page says where a thumbnail fails
-    for hit in hits[:2]:
-        assert demo.thumbnail(hit.metadata["digest"]) is None
-        assert "no longer there" in app.picture_of(hit)
-        assert len(Elements(app.picture_of(hit)).all("rect")) == hit.features.embeds.shape[1]
-    assert demo.thumbnail(hits[2].metadata["digest"])
-
-
-def test_no_more_pictures_are_known_than_were_found_last(app, folder, monkeypatch):
-    monkeypatch.setattr(app, "MOST_KNOWN", 3)
-    demo = app.Demo(str(folder / "photos.lance"))
-    hits = demo.search("a red star", "")
-    assert list(demo.paths) == [hit.metadata["digest"] for hit in hits[-3:]]
-
-
-def test_sentences_and_filters_have_limits(app, demo):
-    with pytest.raises(ValueError, match="The sentence has 201 characters; expected at most 200"):
-        demo.search("a" * 201, "")
-    with pytest.raises(ValueError, match="The filter has 501 characters; expected at most 500"):
-        demo.search("a", "a" * 501)
-
-
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["library_app.py", *map(str, arguments)])
-    try:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    except SystemExit as stop:
-        return str(stop.code)
-    return ""
-
-
-def test_the_command_line(folder, monkeypatch, tmp_path):
-    launched = {}
-    monkeypatch.setattr("gradio.Blocks.launch", lambda self, **options: launched.update(options))
-    monkeypatch.delenv("LIBRARY", raising=False)
-    assert run(monkeypatch) == "2"
-    assert run(monkeypatch, folder / "photos.lance", "--port", "8123") == ""
-    assert (launched["server_name"], launched["server_port"], launched["share"]) == (None, 8123, False)
-    assert not launched.get("allowed_paths")
-    monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.setenv("LIBRARY", "~/photos.lance")
-    assert run(monkeypatch, "--model", folder / "omit") == ""
-    assert re.match("error: The library .* was made with", run(monkeypatch, "--model", folder / "ot"))
-    PictureLibrary(tmp_path / "captions.lance", folder / "omit", of="captions").add(["a star"], progress=False)
-    assert re.match("error: .* is a library of captions", run(monkeypatch, tmp_path / "captions.lance"))
-    regions = Dataset.from_dict({"region_features": np.ones((2, 3, 10), np.float32).tolist(), "image_id": ["a", "b"]})
-    PictureLibrary(tmp_path / "regions.lance", folder / "regions").add(regions, progress=False)
-    assert re.match("error: The model of .* takes precomputed regions", run(monkeypatch, tmp_path / "regions.lance"))
-    assert run(monkeypatch, tmp_path / "none").startswith("error: There is no library at")
-
-
-# --- in the browser ---------------------------------------------------------------------------------------------------
+def demo(folder):
+    return library_page.Demo(str(folder / "photos.lance"))
 
 
 @pytest.fixture(scope="module")
-def blocks(app, demo):
-    blocks = app.launch(demo, app.Address(), prevent_thread_lock=True, quiet=True)
+def blocks(demo):
+    blocks = serve(library_page, demo)
     yield blocks
     blocks.close()
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    driver = start_chromium(tmp_path_factory.mktemp("browser"))
-    yield driver
-    driver.quit()
 
 
 def opened(chromium, blocks, size=DESKTOP) -> Page:
@@ -382,10 +222,10 @@ def test_everything_has_a_name(page, demo):
     assert unnamed == []
 
 
-def test_pictures_that_vanish_say_so(request, app, folder, chromium, tmp_path):
+def test_pictures_that_vanish_say_so(request, folder, chromium, tmp_path):
     target = copied(folder, tmp_path)
-    demo = app.Demo(str(target / "photos.lance"))
-    blocks = app.launch(demo, app.Address(), prevent_thread_lock=True, quiet=True)
+    demo = library_page.Demo(str(target / "photos.lance"))
+    blocks = serve(library_page, demo)
     request.addfinalizer(blocks.close)
     page = opened(chromium, blocks)
     paths = [hit.path for hit in demo.library.search("a red star", 24)]
@@ -427,23 +267,20 @@ def test_no_file_is_served_but_thumbnails_of_what_was_found(blocks, folder, demo
         assert refused.value.code in (403, 404)
 
 
-def test_a_full_queue_says_that_it_is(request, app, demo):
-    blocks = app.launch(demo, app.Address(), most_waiting=0, prevent_thread_lock=True, quiet=True)
+def test_a_full_queue_says_that_it_is(request, demo):
+    blocks = serve(library_page, demo, most_waiting=0)
     request.addfinalizer(blocks.close)
-    body = {"data": ["a star", ""], "fn_index": 0, "session_hash": uuid.uuid4().hex}
-    headers = {"Content-Type": "application/json"}
-    join = urllib.request.Request(f"{blocks.local_url}gradio_api/queue/join", json.dumps(body).encode(), headers)
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(join)
+        urllib.request.urlopen(queue_request(blocks, ["a star", ""]))
     assert refused.value.code == 503
 
 
-def test_pictures_of_the_page(request, app, chromium, blocks, demo, tmp_path):
+def test_pictures_of_the_page(request, chromium, blocks, demo, tmp_path):
     given = request.config.getoption("screenshots")
     sentence, folder = os.environ.get("SENTENCE", "a red star"), tmp_path
     if given is not None:
-        demo, folder = app.Demo(given[0]), Path(given[1])
-        blocks = app.launch(demo, app.Address(), prevent_thread_lock=True, quiet=True)
+        demo, folder = library_page.Demo(given[0]), Path(given[1])
+        blocks = serve(library_page, demo)
         request.addfinalizer(blocks.close)
     for name, size, scale in (("desktop", DESKTOP, 1.5), ("phone", PHONE, 2)):
         page = opened(chromium, blocks, size)
