@@ -33,6 +33,16 @@ def test_a_few_hundred_cases_hold(campaign):
 
 
 @pytest.mark.parametrize(
+    ("backends", "number"),
+    [("auto cpu numba reference", 65692), ("auto cpu numba reference", 77959), ("cpu numba", 1018007)],
+)
+def test_what_hardly_depends_on_a_mass_has_hardly_a_gradient(campaign, backends, number):
+    """Although many iterations add up what rounding leaves of it: rows of one number, in two groups that never mix."""
+    status, out = campaign("--backends", *backends.split(), "--first", str(number), "--cases", "1")
+    assert status == 0, out
+
+
+@pytest.mark.parametrize(
     ("change", "fault"),
     [
         (lambda scores: scores * torch.nan, "NaN or infinity"),

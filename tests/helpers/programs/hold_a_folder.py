@@ -14,8 +14,12 @@ from omit_hf.ownership import FolderLock  # noqa: E402
 
 lock = FolderLock(sys.argv[1], "training", int(sys.argv[2]))
 lock.acquire()
-if sys.argv[3] == "fork" and os.fork() == 0:
-    time.sleep(60)
-    os._exit(0)
+if sys.argv[3] == "fork":
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.write(writer, b"!")  # it has begun, and so let go of what it must not hold
+        time.sleep(60)
+        os._exit(0)
+    os.read(reader, 1)
 print("held", flush=True)
 time.sleep(60)

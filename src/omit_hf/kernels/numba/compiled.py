@@ -89,8 +89,9 @@ def write_gradients(
             words = slice(starts[t], starts[t + 1])
             outside[worker] += _iterate(similarity[words], mu[t % len(mu)], nu[words], smallest, largest, *buffers)
             _gradient(
-                similarity[words], num_dustbins, scale, weight[t], gradient[words], grad_mu[t], grad_nu[words], *buffers
-            )
+                similarity[words], mu[t % len(mu)], num_dustbins, scale, weight[t],
+                gradient[words], grad_mu[t], grad_nu[words], *buffers,
+            )  # fmt: skip
     return outside.sum()
 
 
@@ -175,40 +176,58 @@ def _score(similarity, num_dustbins, scores, kernel, a, b, row_sums, column_sums
 
 
 @compiled
-def _gradient(similarity, num_dustbins, scale, weight, gradient, grad_mu, grad_nu, kernel, a, b, row_sums, column_sums):
+def _gradient(
+    similarity, mu, num_dustbins, scale, weight, gradient, grad_mu, grad_nu, kernel, a, b, row_sums, column_sums
+):
     words, regions, images = similarity.shape
     steps = len(a)
     row_grads, column_grads = np.empty_like(row_sums), np.empty_like(column_sums)  # r̄ and c̄ of each iteration
-    grad_a, grad_b = np.zeros_like(a[0]), np.zeros_like(b[0])
+    grad_a, (grad_b, mean, rest, excess, mass) = np.zeros_like(a[0]), np.empty((5, images), np.float32)
     grad_mu[:] = 0
-    grad_nu[:] = 0
     zero = np.float32(0)  # of rows without mass, which play no part: their E, and what it multiplies, may overflow
 
-    # score = λ Σ a E b (S/λ)
-    for c in range(num_dustbins, words):
-        for r in range(num_dustbins, regions):
+    # score = λ Σ a E b (S/λ) with b = ν / Eᵀ a, as in `TiledTransport.gradient`; `mean` is made twice, too.
+    for c in range(words):
+        mean[:] = 0
+        for _ in range(2 if c >= num_dustbins else 0):
+            rest[:] = 0
+            for r in range(regions):
+                for i in range(images):
+                    counted = similarity[c, r, i] if r >= num_dustbins else zero
+                    rest[i] += kernel[c, r, i] * a[steps - 1, r, i] * (counted - mean[i])
             for i in range(images):
-                product = kernel[c, r, i] * similarity[c, r, i] * weight[i]
-                grad_a[r, i] += product * b[steps, c, i]
-                grad_b[c, i] += product * a[steps - 1, r, i]
+                mean[i] += rest[i] / column_sums[steps - 1, c, i] if b[steps, c, i] != 0 else zero
+        for i in range(images):
+            grad_nu[c, i] = mean[i] * weight[i]
+            column_grads[steps - 1, c, i] = -grad_nu[c, i] * b[steps, c, i]
+            rest[i] = weight[i] * b[steps, c, i]
+        for r in range(regions):
+            for i in range(images):
+                counted = similarity[c, r, i] if c >= num_dustbins and r >= num_dustbins else zero
+                grad_a[r, i] += kernel[c, r, i] * (counted - mean[i]) * rest[i]
 
     for step in range(steps - 1, -1, -1):
-        for c in range(words):  # b = ν / c, c = Eᵀ a
-            for i in range(images):
-                share = grad_b[c, i] / column_sums[step, c, i]
-                grad_nu[c, i] += share
-                column_grads[step, c, i] = -share * b[step + 1, c, i] if b[step + 1, c, i] != 0 else zero
-            _add_to_rows(kernel[c], column_grads[step, c], grad_a)
+        excess[:] = 0  # Σ μ·share, which is 0 but for rounding
+        mass[:] = 0
         for r in range(regions):  # a = μ / r, r = E b
             for i in range(images):
-                share = grad_a[r, i] / row_sums[step, r, i]
+                grad_a[r, i] /= row_sums[step, r, i]
+                excess[i] += mu[r, i] * grad_a[r, i] if a[step, r, i] != 0 else zero
+                mass[i] += mu[r, i]
+        for r in range(regions):
+            for i in range(images):
+                share = grad_a[r, i] - excess[i] / mass[i]
                 grad_mu[r, i] += share
                 row_grads[step, r, i] = -share * a[step, r, i] if a[step, r, i] != 0 else zero
         grad_a[:] = 0
-        grad_b[:] = 0
-        if step > 0:
-            for c in range(words):
-                _add_to_column(kernel[c], row_grads[step], grad_b[c])
+        for c in range(words if step > 0 else 0):  # b = ν / c, c = Eᵀ a
+            grad_b[:] = 0
+            _add_to_column(kernel[c], row_grads[step], grad_b)
+            for i in range(images):
+                share = grad_b[i] / column_sums[step - 1, c, i]
+                grad_nu[c, i] += share
+                column_grads[step - 1, c, i] = -share * b[step, c, i] if b[step, c, i] != 0 else zero
+            _add_to_rows(kernel[c], column_grads[step - 1, c], grad_a)
 
     for c in range(words):
         gradient[c] = 0

@@ -104,43 +104,45 @@ class TiledTransport(TiledProblem):
         With the sums r = E b and c = Eᵀ a, a = μ/r and b = ν/c, what reaches E on the way back through the iterations
         is a sum of outer products, Σ a c̄ᵀ + r̄ bᵀ.
         """
-        first, fragments = self.num_dustbins, self.fragments
-        solution = self.solve(tile)
+        fragments, solution = self.fragments, self.solve(tile)
         if solution is None:
             return self.gradient_in_log_domain(tile, incoming, gradient)
         kernel, scaled, a, b = solution.kernel, solution.scaled, solution.a, solution.b
         result, gradient = gradient, gradient if gradient.dtype == kernel.dtype else gradient.double()
         weight = (incoming * self.regularization).to(kernel.dtype)[:, None]  # [T, 1, I]
 
-        # score = λ Σ a E b (S/λ)
-        products = torch.mul(kernel[fragments], solution.similarity[fragments], out=scaled[fragments])
-        grad_a, grad_b = torch.zeros_like(a[-1]), torch.zeros_like(b[-1])
-        scratch = gradient[fragments]
-        torch.mul(products, b[-1][:, first:, None], out=scratch)
-        grad_a[:, first:] = weight * scratch.sum(1)
-        torch.mul(products, a[-1][:, None, first:], out=scratch)
-        grad_b[:, first:] = weight * scratch.sum(2)
-        gradient.zero_()
-        torch.add(solution.similarity[fragments], 1, out=scratch)
-        scratch *= a[-1][:, None, first:]
-        scratch *= (weight * b[-1])[:, first:, None]
-
-        grad_mu, grad_nu = torch.zeros_like(grad_a), torch.zeros_like(grad_b)
+        # score = λ Σ a E b (S/λ) with b = ν / Eᵀ a: by a that is Σ E b (S − s), with s the mean of S over a column.
+        # Where S is nearly s no iteration contracts what rounding makes of the difference, so s is made twice.
         no_row, no_column = tile.mu == 0, tile.nu == 0  # whose E may be of any size, and which play no part
+        gradient.zero_()
+        gradient[fragments] = solution.similarity[fragments]
+        mean = torch.zeros_like(b[-1])
+        for _ in range(2):
+            rest = torch.mul(kernel, gradient, out=scaled).mul_(a[-1][:, None]).sum(2) / solution.column_sums[-1]
+            mean += rest.masked_fill_(no_column, 0)
+            gradient -= rest[:, :, None]
+        grad_mu, grad_nu = torch.zeros_like(a[-1]), weight * mean
+        grad_a = weight * torch.mul(kernel, gradient, out=scaled).mul_(b[-1][:, :, None]).sum(1)
+        gradient[fragments] += 1
+        gradient *= a[-1][:, None]
+        gradient *= (weight * b[-1])[:, :, None]
+
         for step in reversed(range(self.num_iterations)):
-            # b = ν / c, c = Eᵀ a
-            grad_nu += grad_b / solution.column_sums[step]
-            grad_sums = -grad_b * b[step + 1] / solution.column_sums[step]
-            gradient.addcmul_(a[step][:, None], grad_sums[:, :, None])
-            grad_a += torch.mul(kernel, grad_sums[:, :, None], out=scaled).sum(1)
-            grad_a.masked_fill_(no_row, 0)
             # a = μ / r, r = E b
-            grad_mu += grad_a / solution.row_sums[step]
-            grad_sums = -grad_a * a[step] / solution.row_sums[step]
+            share = grad_a.masked_fill_(no_row, 0) / solution.row_sums[step]
+            # A larger a leaves the score as it is, so that Σ μ·share is 0; n iterations would add up what it is not.
+            share -= (tile.mu * share).sum(1, keepdim=True) / tile.mu.sum(1, keepdim=True)
+            grad_mu += share
+            grad_sums = -share * a[step]
             gradient.addcmul_(grad_sums[:, None], b[step][:, :, None])
             if step > 0:
+                # b = ν / c, c = Eᵀ a
                 grad_b = torch.mul(kernel, grad_sums[:, None], out=scaled).sum(2).masked_fill_(no_column, 0)
-                grad_a = torch.zeros_like(grad_a)
+                share = grad_b / solution.column_sums[step - 1]
+                grad_nu += share
+                grad_sums = -share * b[step]
+                gradient.addcmul_(a[step - 1][:, None], grad_sums[:, :, None])
+                grad_a = torch.mul(kernel, grad_sums[:, :, None], out=scaled).sum(1)
         result.copy_(gradient.mul_(kernel)).div_(self.regularization)
         return grad_mu.to(self.dtype), grad_nu.to(self.dtype)
 
