@@ -27,6 +27,7 @@ from omit_hf.data.schema import (
     tidy_captions,
 )
 from omit_hf.data.sources.picture_files import PictureFiles
+from omit_hf.data.sources.region_lists import region_problems
 from omit_hf.parsing import is_text, parse_json, shown, told
 
 BOXES = "a list of boxes, each x0, y0, x1, y1 in pixels, finite and not ending before it begins"
@@ -43,6 +44,7 @@ class Columns:
             the file in it.
         captions: column of the captions.
         image_id: column of a text or number of its own for every image; None to number the rows.
+        regions: the column `image` holds precomputed regions, lists [K] of lists [width], and no pictures.
         captions_as: what a value of the captions' column is: `list` of texts; `json`, the text of a JSON list; `lines`,
             a text with a caption a line; or `text`, one caption, where all rows with the same `image_id` are one image.
     """
@@ -51,6 +53,7 @@ class Columns:
     captions: str = "captions"
     image_id: str | None = "image_id"
     captions_as: str = "list"
+    regions: bool = False
     kept: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -65,7 +68,7 @@ class Columns:
         if not isinstance(columns, dict):
             raise ValueError(f"columns is {columns!r}; expected names of the schema and the source's in {{}}.")
         columns = dict(columns)
-        known = {"image", "captions", "image_id", *KEPT}
+        known = {"image", "region_features", "captions", "image_id", *KEPT}
         if not columns.keys() <= known:
             wrong = listed(sorted(columns.keys() - known))
             raise ValueError(f"columns maps {wrong}; expected names of the schema: {', '.join(sorted(known))}.")
@@ -78,7 +81,12 @@ class Columns:
         if captions_as not in PARSERS:
             raise ValueError(f"captions_as is {captions_as!r}; expected one of {', '.join(PARSERS)}.")
         kept = {name: columns.pop(name) for name in KEPT if name in columns}
-        return cls(**columns, captions_as=captions_as, kept=kept)
+        regions = "region_features" in columns
+        if regions and "image" in columns:
+            raise ValueError("columns maps image and region_features; expected the one that the model takes.")
+        if regions:
+            columns["image"] = columns.pop("region_features")
+        return cls(**columns, captions_as=captions_as, regions=regions, kept=kept)
 
     @property
     def images(self) -> list[str]:
@@ -224,15 +232,17 @@ def tables_to_schema(
 
     shaped = {}
     for name, table in sources.items():
-        problems += _pictures_outside(name, table, columns, parts[name].labels)
+        check = region_problems if columns.regions else _pictures_outside
+        problems += check(name, table, columns, parts[name].labels)
         if problems:
             continue
         rows = table.select_columns([columns.image, *columns.kept.values()])
-        rows = rows.rename_columns({columns.image: "image", **{old: new for new, old in columns.kept.items()}})
+        source = "region_features" if columns.regions else "image"
+        rows = rows.rename_columns({columns.image: source, **{old: new for new, old in columns.kept.items()}})
         # Before rows are chosen: a table with chosen rows would be copied, pictures and all, to add a column.
         rows = rows.add_column("captions", parts[name].captions, feature=FEATURES["captions"])
         rows = rows.add_column("image_id", parts[name].ids, feature=FEATURES["image_id"])
-        shaped[name] = rows.cast_column("image", Image())
+        shaped[name] = rows if columns.regions else rows.cast_column("image", Image())
     if problems:
         raise DataError(what, problems)
     data = {}
