@@ -10,12 +10,13 @@ import pytest
 import sources
 import torch
 from datasets import Dataset, Features, List, Value
-from tiny import REGIONS, TEXT, tiny_config
+from tiny import REGIONS, TEXT, tiny_config, tiny_recipe
 
 from omit_hf import OmitModel, OmitProcessor
-from omit_hf.data import ImageTextInputs, find_problems, load_image_text
+from omit_hf.data import ImageTextInputs, cache_states, find_problems, load_image_text
 from omit_hf.data.sources import stored_arrays
-from omit_hf.evaluation import split_similarity
+from omit_hf.evaluation import evaluate_split, split_similarity
+from omit_hf.training import Recipe, train
 
 COUNTS = {number: 1 + number % 5 for numbers in sources.NUMBERS.values() for number in numbers}
 
@@ -186,6 +187,42 @@ def test_training_drops_a_share_of_each_images_own():
     assert out.mask.sum(1).tolist() == [max(1, int(0.8 * count)) for count in range(1, 101)]
     assert out.mask.shape[1] == 80
     assert model.vision_encoder.mlp[1].running_var.max() < 10
+
+
+@pytest.mark.parametrize("layout", ["flat", "tsv", "parquet"])
+def test_training(tmp_path, layout):
+    """Of an image of one region too, with workers that read the files; then evaluation of what was saved."""
+    options = LAYOUTS[layout](tmp_path / "data") or {}
+    recipe = tiny_recipe(
+        data=str(tmp_path / "data"),
+        data_options=options,
+        vision_config={**REGIONS, "feature_size": 8},
+        image_processor=None,
+        num_epochs=1,
+        num_workers=2 if layout == "tsv" else 0,
+        output_dir=str(tmp_path / "run"),
+    )
+    metrics = train(Recipe(**recipe))
+    model, processor = (each.from_pretrained(tmp_path / "run") for each in (OmitModel, OmitProcessor))
+    found, _ = evaluate_split(model, processor, load_image_text(tmp_path / "data", **options)["test"], batch_size=2)
+    assert {name: metrics["test"][name] for name in found} == pytest.approx(found)
+
+
+def test_states_of_words_beside_them(tmp_path, region_model):
+    model, processor = region_model
+    tsv(tmp_path / "data")
+    data = load_image_text(tmp_path / "data")
+    cached = cache_states(model, processor, data, tmp_path / "cache", image=False, text=True)
+    own, kept = (ImageTextInputs(each["train"], processor).pairs(range(12)) for each in (data, cached))
+    assert kept.keys() - own.keys() == {"text_states"}
+    with torch.no_grad():
+        torch.testing.assert_close(model(**kept).similarity, model(**own).similarity)
+
+
+def test_a_folder_that_only_ends_so_is_none_of_regions(tmp_path):
+    sources.image_folder(tmp_path)
+    (tmp_path / "other_ims").mkdir()
+    assert "image" in load_image_text(tmp_path)["train"].column_names
 
 
 # --- what can be wrong ------------------------------------------------------------------------------------------------

@@ -24,10 +24,16 @@ from omit_hf.parsing import text_lines
 
 logger = logging.getLogger(__name__)
 
-REGIONS = ("*_ims.npy", "*_ims.tsv", "*_ims")
+
+def _region_files(folder: Path) -> Iterable[Path]:
+    yield from (file for name in ("*_ims.npy", "*_ims.tsv") for file in folder.glob(name))
+    # A folder of any name may end so; one of regions has captions beside it.
+    yield from (each for each in folder.glob("*_ims") if Path(f"{str(each).removesuffix('ims')}caps.txt").is_file())
+
+
 # What marks a folder of every kind; the first match decides.
 FOLDERS: dict[Callable, Callable[[Path], Iterable[Path]]] = {
-    load_regions: lambda folder: (file for name in REGIONS for file in folder.glob(name)),
+    load_regions: _region_files,
     load_coco_captions: lambda folder: (file for name in CAPTION_FILES for file in folder.glob(name)),
     load_image_folder: lambda folder: folder.glob(f"*/{METADATA}"),
     load_webdataset: lambda folder: folder.glob("*.tar"),
