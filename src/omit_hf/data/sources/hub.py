@@ -13,7 +13,8 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from omit_hf.data.schema import SPLIT_NAMES, check_count, check_only, listed
 from omit_hf.data.sources.karpathy import KARPATHY_SPLITS, read_karpathy
 from omit_hf.data.sources.picture_files import file_identity
-from omit_hf.data.sources.tables import Columns, column_values, split_plan, streams_to_schema, tables_to_schema
+from omit_hf.data.sources.split_plans import split_plan
+from omit_hf.data.sources.tables import Columns, column_values, streams_to_schema, tables_to_schema
 from omit_hf.parsing import label, told
 
 
