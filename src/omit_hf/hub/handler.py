@@ -24,7 +24,7 @@ A request holds the model for a while, and others wait. `Limits` bounds how long
 the head of their file tells, before they are decoded; captions by their tokens, before they are encoded; and pictures
 times captions before they are compared. Between these steps, each of them bounded, the clock is looked at.
 
-It needs torch, transformers, Pillow and the files of this folder alone.
+It needs torch, transformers with its numpy, Pillow and the files of this folder alone.
 """
 
 import base64
