@@ -63,13 +63,13 @@ class RegionEncoder(nn.Module):
             remedy = "Features of another detector need a model with their feature_size"
             raise ValueError(f"region_features has shape {shape}; expected {expected}. {remedy}.")
         if region_mask is not None and region_mask.shape != shape[:2]:
-            found = tuple(region_mask.shape)
-            raise ValueError(f"region_mask has shape {found}; expected {shape[:2]}, an entry a region.")
+            raise ValueError(f"region_mask has shape {tuple(region_mask.shape)}; expected {shape[:2]}, one a region.")
         regions = region_features.to(self.projection.weight.dtype)
         if self.training and self.kept_share < 1:
             regions, region_mask = keep_regions(regions, region_mask, self.kept_share)
         mask = regions.new_ones(regions.shape[:2]).bool() if region_mask is None else region_mask.bool()
-        if self.training and region_mask is not None:  # keeps padding out of the batch norm's statistics
+        alone = self.training or (regions.is_cpu and not torch.compiler.is_compiling())  # a GPU would wait
+        if alone and region_mask is not None:  # keeps padding out of the batch norm's statistics, and saves its time
             valid = self._project(regions[mask])
             fragments = valid.new_zeros(*mask.shape, valid.shape[-1])
             fragments[mask] = valid

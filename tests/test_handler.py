@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -22,6 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from broken_pictures import FILES, png_with, tiff_with, with_metadata
@@ -205,12 +207,55 @@ def test_alignment_of_every_head(handler, checkpoint, matching):
             assert 0.01 < word["matched"] < 0.999 if matching == "omit" else word["matched"] == pytest.approx(1)
 
 
-def test_a_model_of_regions_is_no_endpoint(processor, tmp_path):
+@pytest.fixture
+def region_handler(processor, tmp_path):
+    torch.manual_seed(0)
     text = {**TEXT, "vocab_size": len(processor.tokenizer)}
     OmitModel(tiny_config(vision_config=REGIONS, text_config=text)).save_pretrained(tmp_path)
     OmitProcessor(None, processor.tokenizer).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="takes precomputed regions; expected one that takes pictures"):
-        EndpointHandler(str(tmp_path))
+    return EndpointHandler(str(tmp_path), Limits(regions=20))
+
+
+def npy(array) -> str:
+    file = io.BytesIO()
+    np.save(file, array)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_regions_of_any_number(region_handler):
+    """Scores are those of each image by itself, whatever the others of the request."""
+    arrays = [np.random.default_rng(n).standard_normal((n, 10)).astype(np.float32) for n in (3, 7, 1)]
+    parameters = {"captions": CAPTIONS, "alignment": True}
+    answers = region_handler({"inputs": [npy(each) for each in arrays], "parameters": parameters})
+    inputs = region_handler.processor(regions=arrays, text=CAPTIONS)
+    with torch.no_grad():
+        expected = region_handler.model(**inputs).similarity
+    for array, answer, scores in zip(arrays, answers, expected, strict=True):
+        assert {entry["caption"]: entry["score"] for entry in answer} == pytest.approx(
+            dict(zip(CAPTIONS, scores.tolist(), strict=True)), abs=1e-6
+        )
+        assert answer[0]["alignment"]["regions"] == len(array)
+        assert {len(word["mass"]) for word in answer[0]["alignment"]["words"]} == {len(array)}
+
+
+@pytest.mark.parametrize(
+    ("regions", "status", "message"),
+    [
+        (npy(np.zeros((3, 9), np.float32)), 400, r"inputs has the shape \[3, 9\]; expected \[K, 10\] with K from 1"),
+        (npy(np.zeros((0, 10), np.float32)), 400, r"inputs has the shape \[0, 10\]"),
+        (npy(np.zeros((2, 3, 10), np.float32)), 400, r"inputs has the shape \[2, 3, 10\]"),
+        (npy(np.zeros((21, 10), np.float32)), 413, "inputs is of 21 regions; expected at most 20"),
+        (npy(np.full((2, 10), np.nan, np.float32)), 400, "NaN or infinity"),
+        (npy(np.full((2, 10), None)), 400, "inputs holds object; expected numbers"),
+        (base64.b64encode(base64.b64decode(npy(np.zeros((2, 10))))[:-1]).decode(), 400, "not as long as its head says"),
+        (base64.b64encode(b"no array").decode(), 400, "inputs is no .npy file"),
+        (3, 400, "inputs is a number"),
+    ],
+)
+def test_regions_that_cannot_be_used(region_handler, regions, status, message):
+    answer = region_handler({"inputs": regions, "parameters": {"captions": CAPTIONS}})
+    assert answer["status"] == status
+    assert re.search(message, answer["error"])
 
 
 # --- what is wrong with a request -------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 from datasets import Image
 
@@ -128,7 +129,9 @@ def shown_by(arguments) -> Shown:
             raise ValueError(f"--photo goes with regions, and {arguments.picture} has a picture of its own.")
         return Shown(row["image"], row["captions"], {})
     size = (row["width"], row["height"]) if "width" in row else None
-    return Shown(photo, row["captions"], {"regions": row["region_features"], "boxes": row.get("boxes"), "size": size})
+    return Shown(
+        photo, row["captions"], {"regions": np.asarray(row["region_features"]), "boxes": row.get("boxes"), "size": size}
+    )
 
 
 def row_of(source: str, number: int, split: str, options: dict) -> dict:

@@ -21,7 +21,7 @@ and export.json, which tells their inputs and outputs. After the second line abo
     names = [each.name for each in head.get_inputs()]
     [similarity] = head.run(None, dict(zip(names, image + text)))  # [1, 2]
 
-There may be any number of images, captions and words; the size of a picture, or the number of its regions, is fixed.
+There may be any number of images, captions and words; any number of regions; the size of a picture is fixed.
 """
 
 import logging
@@ -38,7 +38,9 @@ from omit_hf.export import export_model
 @dataclass
 class Arguments:
     format: Literal["onnx", "torch_export"] = field(default="onnx", metadata={"help": "What to write."})
-    num_regions: int = field(default=36, metadata={"help": "Regions of an image, for a model that takes regions."})
+    num_regions: int | None = field(
+        default=None, metadata={"help": "Regions of an image, for a model that takes regions; any by default."}
+    )
     num_images: int | None = field(
         default=None, metadata={"help": "Fix how many images are encoded at a time, where any number cannot be had."}
     )

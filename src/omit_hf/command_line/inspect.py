@@ -142,7 +142,7 @@ def show(split: str, rows: Iterable[dict]) -> None:
     for row in rows:
         print(f"\n{split}: {row['image_id']}")
         if "region_features" in row:
-            print(f"  regions {list(row['region_features'].shape)}")
+            print(f"  regions {list(np.shape(row['region_features']))}")
         for caption in row["captions"]:
             print(f"  - {textwrap.shorten(caption, 200, placeholder=' …')}")
 

@@ -14,6 +14,7 @@ from omit_hf.data.pictures import stored_pictures, unreadable_pictures
 from omit_hf.data.schema import SPLITS, DataError
 from omit_hf.data.sources.npy import NpyRow
 from omit_hf.data.sources.picture_files import file_identity
+from omit_hf.data.sources.stored_arrays import StoredArray
 from omit_hf.data.words import count_words, word_spans
 
 MAX_WORDS = 1000  # more is a document, or a file read wrongly; tokenizers cut at a tenth of it or less
@@ -176,9 +177,11 @@ def _places(rows: Dataset) -> list[tuple | None]:
             held = [content is not None for content in flat["image.bytes"]]
             paths = [None if inside else path for path, inside in zip(paths, held, strict=True)]
         return [_identity(path) for path in paths]
-    if isinstance(rows.features.get("region_features"), NpyRow):
-        stored = rows.select_columns("region_features").cast_column("region_features", NpyRow(decode=False))
-        found = [(each["path"], each["row"]) for each in stored["region_features"]]
+    feature = rows.features.get("region_features")
+    if isinstance(feature, NpyRow | StoredArray):
+        stored = rows.select_columns("region_features").cast_column("region_features", type(feature)(decode=False))
+        place = "row" if isinstance(feature, NpyRow) else "offset"
+        found = [(each["path"], each[place]) for each in stored["region_features"]]
         identities = {path: _identity(path) for path, _ in set(found)}
         return [None if identities[path] is None else (*identities[path], row) for path, row in found]
     return [None] * len(rows)

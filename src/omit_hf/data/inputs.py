@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import PIL.Image
 import torch
-from datasets import Dataset
+from datasets import Dataset, List
 
 from omit_hf.data.augmentation import Augmentation
 from omit_hf.data.pictures import open_picture, stored_pictures
@@ -51,7 +51,7 @@ class ImageTextInputs:
             raise ValueError(f"The split has the columns {', '.join(names)}; expected one of {', '.join(SOURCES)}.")
         self._images = stored_pictures(split) if self._source == "image" else split.select_columns(self._source)
         self._text_states = split.select_columns(["text_states", "text_lengths"]) if "text_states" in names else None
-        if self._source == "image_states":
+        if self._source == "image_states" or isinstance(self._images.features[self._source], List):
             self._images = self._images.with_format("numpy")
         if self._text_states is not None:
             self._text_states = self._text_states.with_format("numpy")
@@ -66,19 +66,28 @@ class ImageTextInputs:
 
     def images(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
         """Make the inputs of `get_image_features` for some images: `pixel_values`, `region_features` [B, K, width]
-        (float32) or `image_states`.
+        (float32) or `image_states`. Regions of different numbers are padded with zeros, and `region_mask` [B, K] tells
+        them from padding; there is none where none is needed.
 
         Raises:
-            ValueError: if a picture cannot be read, or images of one batch have different numbers of regions.
+            ValueError: if a picture or regions cannot be read, an image has no region, or widths differ.
         """
         numbers = [int(number) for number in numbers]
         if self._source == "image":
             return dict(self.processor(images=[self.picture(number) for number in numbers]))
         arrays = [self._images[number][self._source] for number in numbers]
-        if len({array.shape for array in arrays}) > 1:
-            shapes = sorted({array.shape for array in arrays})
-            raise ValueError(f"{self._source} of one batch have the shapes {shapes}; expected one shape.")
-        return {self._source: torch.from_numpy(np.stack(arrays))}
+        first = arrays[0]
+        if len({array.shape for array in arrays}) > 1 or first.ndim != 2 or 0 in first.shape:
+            return dict(self.processor(regions=[self._regions(*each) for each in zip(numbers, arrays, strict=True)]))
+        return {self._source: torch.from_numpy(np.stack(arrays)).float()}
+
+    def _regions(self, number: int, value: np.ndarray) -> np.ndarray:
+        """The regions of an image, [K, width], of what its row has."""
+        array = np.stack(value) if value.dtype == object and len(value) else value  # of lists in a list
+        if array.ndim != 2 or 0 in array.shape:
+            found = f"Image {self._image_ids[number]!r} has {self._source} of shape {array.shape}"
+            raise ValueError(f"{found}; expected [K, width] with K from 1. Leave it out with the data option exclude.")
+        return array
 
     def texts(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
         """Make the inputs of `get_text_features` for captions: `input_ids`, `attention_mask`, perhaps `text_states`."""

@@ -24,9 +24,16 @@ from omit_hf.parsing import text_lines
 
 logger = logging.getLogger(__name__)
 
+
+def _region_files(folder: Path) -> Iterable[Path]:
+    yield from (file for name in ("*_ims.npy", "*_ims.tsv") for file in folder.glob(name))
+    # A folder of any name may end so; one of regions has captions beside it.
+    yield from (each for each in folder.glob("*_ims") if Path(f"{str(each).removesuffix('ims')}caps.txt").is_file())
+
+
 # What marks a folder of every kind; the first match decides.
 FOLDERS: dict[Callable, Callable[[Path], Iterable[Path]]] = {
-    load_regions: lambda folder: folder.glob("*_ims.npy"),
+    load_regions: _region_files,
     load_coco_captions: lambda folder: (file for name in CAPTION_FILES for file in folder.glob(name)),
     load_image_folder: lambda folder: folder.glob(f"*/{METADATA}"),
     load_webdataset: lambda folder: folder.glob("*.tar"),
@@ -34,7 +41,7 @@ FOLDERS: dict[Callable, Callable[[Path], Iterable[Path]]] = {
     load_hub: find_parquet,
 }
 KINDS = f"""'scenes'; the path of a Karpathy .json file; 'hub:user/name'; or a folder with
-  train_ims.npy …, precomputed regions
+  train_ims.npy, train_ims.tsv or train_ims/ …, precomputed regions
   {" and ".join(CAPTION_FILES)}, COCO's annotations
   train/{METADATA} …, image folders
   train-00000.tar …, WebDataset archives

@@ -33,13 +33,13 @@ def export_model(
     format: str = "onnx",
     *,
     image_size: tuple[int, int] | None = None,
-    num_regions: int = 36,
+    num_regions: int | None = None,
     num_images: int | None = None,
 ) -> dict:
     """Write a model's encoders and head, and its processor, into a new folder.
 
-    The numbers of images, captions and words may vary. The size of pictures (and so the number of cells) or the number
-    of regions is fixed. Everything is in float32. Before the folder appears, every file is run and compared with the
+    The numbers of images, regions, captions and words may vary. The size of pictures (and so the number of cells) is
+    fixed. Everything is in float32. Before the folder appears, every file is run and compared with the
     model, also with other numbers of items than it was traced with.
 
     Args:
@@ -49,7 +49,7 @@ def export_model(
             with their inputs and outputs; and the processor's files.
         format: `onnx`, which needs `pip install 'omit-hf[onnx]'`, or `torch_export`.
         image_size: height and width in pixels of processed pictures, for a processor that does not resize them.
-        num_regions: number of regions of an image, for a model that takes regions.
+        num_regions: number of regions of an image, padding with it, for a model that takes regions; any by default.
         num_images: fixed number of images per call, for an image encoder that cannot be exported otherwise.
 
     Returns:

@@ -88,27 +88,36 @@ def picture_part(model, original, image_size: tuple[int, int], num_images: int |
     return _image_part(PictureEncoder(model), PictureEncoder(original), examples, num_images)
 
 
-def region_part(model, original, num_regions: int, num_images: int | None) -> Part:
-    shape = (num_regions, model.config.vision_config.feature_size)
-    examples = [
-        {
-            "region_features": torch.randn(count, *shape),
-            "region_mask": torch.arange(num_regions) < torch.randint(1, num_regions + 1, (count, 1)),
-        }
-        for count in _counts(num_images)
-    ]
-    return _image_part(RegionEncoder(model), RegionEncoder(original), examples, num_images)
+def region_part(model, original, num_regions: int | None, num_images: int | None) -> Part:
+    """The encoder of regions, of `num_regions` an image with those that the mask leaves out, or of any number."""
+    width = model.config.vision_config.feature_size
+    examples = []
+    for images, regions in zip(_counts(num_images), (36, 10, 100), strict=False):
+        most = regions if num_regions is None else num_regions
+        mask = torch.arange(most) < torch.randint(1, most + 1, (images, 1))
+        examples.append({"region_features": torch.randn(images, most, width), "region_mask": mask})
+    regions = "regions" if num_regions is None else num_regions
+    return _image_part(RegionEncoder(model), RegionEncoder(original), examples, num_images, regions)
 
 
 def _counts(num_images: int | None) -> list[int]:
     return [3, 1, 5] if num_images is None else [num_images]
 
 
-def _image_part(module: nn.Module, truth: nn.Module, examples: list[dict[str, Tensor]], num_images: int | None) -> Part:
+def _image_part(
+    module: nn.Module,
+    truth: nn.Module,
+    examples: list[dict[str, Tensor]],
+    num_images: int | None,
+    regions: str | int | None = None,
+) -> Part:
     count = "images" if num_images is None else num_images
     inputs = {name: [count, *each.shape[1:]] for name, each in examples[0].items()}
+    for shape in () if regions is None else inputs.values():
+        shape[1] = regions
     with torch.no_grad():
         _, fragments, width = module(**examples[0])[0].shape
+    fragments = fragments if regions is None else regions
     return Part(module, truth, examples, inputs, _feature_shapes("image", count, fragments, width))
 
 

@@ -17,11 +17,14 @@ has the best first. `grid` are the rows and columns of the image's cells, `mass`
 from each of them in reading order, and `matched` their sum; the rest is the dustbin's. What cannot be answered gives
 {"error": …, "status": …}, the latter an HTTP status.
 
+For a model that takes precomputed regions, IMAGE is a `.npy` file of them, [K, width] numbers with any K, as a URL or
+in base64; of what `alignment` holds, `regions` is K, in the place of `grid`.
+
 A request holds the model for a while, and others wait. `Limits` bounds how long: pictures are refused by the size that
 the head of their file tells, before they are decoded; captions by their tokens, before they are encoded; and pictures
 times captions before they are compared. Between these steps, each of them bounded, the clock is looked at.
 
-It needs torch, transformers, Pillow and the files of this folder alone.
+It needs torch, transformers with its numpy, Pillow and the files of this folder alone.
 """
 
 import base64
@@ -39,6 +42,7 @@ import time
 from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
 
+import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
@@ -79,6 +83,7 @@ class Limits:
         compared: pixels of a picture, as the model gets it, times the tokens of all captions.
         aligned_pairs: pictures times captions of a request with alignment.
         aligned_numbers: of a request with alignment, cells times words, summed over the pairs.
+        regions: of an image, for a model that takes them.
         redirects: of a URL.
         download_seconds: from the first connection of a download to its end.
         request_seconds: from a request's arrival to its answer, with the wait for others. It is looked at between
@@ -98,6 +103,7 @@ class Limits:
     compared: int = 3_000_000_000
     aligned_pairs: int = 32
     aligned_numbers: int = 1_000_000
+    regions: int = 1000
     redirects: int = 3
     download_seconds: float = 10.0
     request_seconds: float = 30.0
@@ -117,18 +123,14 @@ class EndpointHandler:
     Args:
         path: folder of the checkpoint.
         limits: what a request may ask for.
-
-    Raises:
-        ValueError: if the model takes precomputed regions, which no request can bring.
     """
 
     def __init__(self, path: str = ".", limits: Limits | None = None):
         self.limits = Limits() if limits is None else limits
         self.processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
-        if self.processor.image_processor is None:
-            raise ValueError(f"The model in {path} takes precomputed regions; expected one that takes pictures.")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = AutoModel.from_pretrained(path, trust_remote_code=True).eval().to(device)
+        self.takes_regions = self.processor.image_processor is None
         limit = getattr(self.model.text_encoder, "most_tokens", None)  # which older checkpoints' code does not know
         if limit is not None:
             self.processor.tokenizer.model_max_length = min(self.processor.tokenizer.model_max_length, limit)
@@ -163,6 +165,10 @@ class EndpointHandler:
 
     def _check_heads(self, request: "Request", sources: list) -> None:
         """Refuse what the heads of the pictures' files tell to be too much; nothing is decoded, and nobody waits."""
+        if self.takes_regions:
+            for place, source in zip(request.images, sources, strict=True):
+                regions_head(source, place, self.model.config.vision_config.feature_size, self.limits)
+            return
         processor, all_pixels = self.processor.image_processor, 0
         scales = getattr(processor, "do_resize", True) or getattr(processor, "do_center_crop", False)
         for place, source in zip(request.images, sources, strict=True):
@@ -188,11 +194,13 @@ class EndpointHandler:
         answers, words_in_all = [], int(text.mask.sum())
         for place, source in zip(request.images, sources, strict=True):
             clock.check()
-            pixels = self._pixels(decoded(source, place, self.limits), place)
-            compared = pixels.shape[-2] * pixels.shape[-1] * words_in_all
-            _check_count(place, compared, self.limits.compared, "pixels times tokens of all captions")
+            inputs = self._regions(source, place) if self.takes_regions else self._pixels(source, place)
+            size = inputs["region_features" if self.takes_regions else "pixel_values"].shape[-2:]
+            what = "numbers" if self.takes_regions else "pixels"
+            compared = size[0] * size[1] * words_in_all
+            _check_count(place, compared, self.limits.compared, f"{what} times tokens of all captions")
             clock.check()
-            image = self._image(pixels, place)
+            image = self._image(inputs, place)
             clock.check()
             scores = self.model.similarity(image, text)[0]
             if request.kind == "label":
@@ -203,10 +211,13 @@ class EndpointHandler:
             if request.alignment:
                 numbers = words_in_all * image.embeds.shape[1] * len(sources)
                 _check_count("alignment", numbers, self.limits.aligned_numbers, "cells times words")
-                grid = self.model.vision_encoder.grid(pixels.shape[-2:], image.last_hidden_state)
+                if self.takes_regions:
+                    shape = {"regions": image.embeds.shape[1]}
+                else:
+                    shape = {"grid": list(self.model.vision_encoder.grid(size, image.last_hidden_state))}
                 alignments = self._alignments(image, text, words["input_ids"], request.sentences)
                 for entry, aligned in zip(answer, alignments, strict=True):
-                    entry["alignment"] = {"grid": list(grid), "words": aligned}
+                    entry["alignment"] = {**shape, "words": aligned}
             answers.append(sorted(answer, key=lambda entry: -entry["score"]))
         return answers
 
@@ -220,18 +231,27 @@ class EndpointHandler:
         names = ("embeds", "mask", "pooled", "norms")
         return type(parts[0])(**{name: torch.cat([part[name] for part in parts]) for name in names})
 
-    def _pixels(self, picture: Image.Image, place: str) -> torch.Tensor:
+    def _regions(self, source: bytes, place: str) -> dict:
+        width = self.model.config.vision_config.feature_size
+        try:
+            inputs = self.processor(regions=[read_regions(source, place, width, self.limits)])
+        except ValueError as error:  # NaN or infinity
+            raise RequestError(f"{place} cannot be used: {error}") from error
+        return {name: each.to(self.model.device) for name, each in inputs.items()}
+
+    def _pixels(self, source, place: str) -> dict:
+        picture = decoded(source, place, self.limits)
         try:
             pixels = self.processor(images=picture)["pixel_values"]
         except (ValueError, OSError) as error:  # of a mode in which nobody knows what is white
             raise RequestError(f"{place} cannot be used: {error}") from error
         height, width = pixels.shape[-2:]
         self._check_model_pixels(place, width, height)
-        return pixels.to(self.model.device)
+        return {"pixel_values": pixels.to(self.model.device)}
 
-    def _image(self, pixels: torch.Tensor, place: str):
+    def _image(self, inputs: dict, place: str):
         try:
-            return self.model.get_image_features(pixels)
+            return self.model.get_image_features(**inputs)
         except ValueError as error:  # smaller than the model takes
             raise RequestError(f"{place} cannot be used: {error}") from error
 
@@ -502,6 +522,42 @@ def _check_size(picture: Image.Image, place: str, limits: Limits) -> None:
             f"{place} has {width} x {height} pixels; expected at most {limits.aspect_ratio:g} times as many on its "
             "longer side as on its shorter one."
         )
+
+
+# --- regions ----------------------------------------------------------------------------------------------------------
+
+
+def regions_head(source, place: str, width: int, limits: Limits) -> tuple[int, np.dtype, int]:
+    """How many regions a `.npy` file holds, their type and the place of their first number, by its head alone.
+
+    Raises:
+        RequestError: if it is no such file, not as long as its head says, or of too many regions or of others.
+    """
+    if not isinstance(source, bytes):
+        raise RequestError(f"{place} is a picture, and the model takes precomputed regions; expected a .npy file.")
+    file = io.BytesIO(source)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, in_columns, dtype = read(file)
+    except Exception as error:  # numpy evaluates the header, which raises many kinds
+        raise RequestError(
+            f"{place} is no .npy file, and the model takes precomputed regions; expected np.save's bytes of them."
+        ) from error
+    if dtype.kind not in "fiu" or in_columns:
+        raise RequestError(f"{place} holds {dtype}; expected numbers in row order: np.ascontiguousarray(regions).")
+    if len(shape) != 2 or shape[0] < 1 or shape[1] != width:
+        raise RequestError(f"{place} has the shape {list(shape)!r:.80}; expected [K, {width}] with K from 1.")
+    _check_count(place, shape[0], limits.regions, "regions")
+    if len(source) != file.tell() + shape[0] * width * dtype.itemsize:
+        raise RequestError(f"{place} is not as long as its head says, {list(shape)} of {dtype}; expected a whole file.")
+    return shape[0], dtype, file.tell()
+
+
+def read_regions(source: bytes, place: str, width: int, limits: Limits) -> np.ndarray:
+    """The regions of a `.npy` file, float32 [K, width]; `RequestError` as `regions_head`."""
+    count, dtype, start = regions_head(source, place, width, limits)
+    return np.frombuffer(source, dtype, offset=start).reshape(count, width).astype(np.float32)
 
 
 # --- downloads --------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from omit_hf.library.columns import as_stored
 
@@ -43,15 +44,19 @@ def encode(model, of: str, items: Iterable[Callable[[], Item]], batch_size: int)
         model: `OmitModel` in evaluation mode.
         of: `pictures` or `captions`.
         items: what makes an item, called in a thread.
-        batch_size: items whose inputs have the same shape are encoded together. Of many shapes, no more than this
-            number of times `SHAPES` wait for others of theirs.
+        batch_size: items whose inputs have the same shape, but for the number of regions, are encoded together.
+            Of many shapes, no more than this number of times `SHAPES` wait for others of theirs.
     """
     waiting: dict[tuple, list[Item]] = collections.defaultdict(list)
     for item in _ahead(items, 2 * batch_size):
         if item.inputs is None:
             yield [item]
             continue
-        shapes = tuple((name, tuple(tensor.shape[1:])) for name, tensor in sorted(item.inputs.items()))
+        # Regions of any number are padded; other inputs have to fit as they are.
+        shapes = tuple(
+            (name, tuple(tensor.shape[2 if name.startswith("region_") else 1 :]))
+            for name, tensor in sorted(item.inputs.items())
+        )
         waiting[shapes].append(item)
         if len(waiting[shapes]) == batch_size:
             yield _encoded(model, of, waiting.pop(shapes))
@@ -63,7 +68,8 @@ def encode(model, of: str, items: Iterable[Callable[[], Item]], batch_size: int)
 
 @torch.inference_mode()
 def _encoded(model, of: str, batch: list[Item]) -> list[Item]:
-    inputs = {name: torch.cat([item.inputs[name] for item in batch]).to(model.device) for name in batch[0].inputs}
+    together = {name: [item.inputs[name][0] for item in batch] for name in batch[0].inputs}
+    inputs = {name: pad_sequence(each, batch_first=True).to(model.device) for name, each in together.items()}
     for item in batch:
         item.inputs = None
     try:

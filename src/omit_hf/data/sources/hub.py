@@ -13,7 +13,8 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from omit_hf.data.schema import SPLIT_NAMES, check_count, check_only, listed
 from omit_hf.data.sources.karpathy import KARPATHY_SPLITS, read_karpathy
 from omit_hf.data.sources.picture_files import file_identity
-from omit_hf.data.sources.tables import Columns, column_values, split_plan, streams_to_schema, tables_to_schema
+from omit_hf.data.sources.split_plans import split_plan
+from omit_hf.data.sources.tables import Columns, column_values, streams_to_schema, tables_to_schema
 from omit_hf.parsing import label, told
 
 
@@ -53,8 +54,8 @@ def load_hub(
     Args:
         source: `hub:user/name`, `user/name`, or a folder of `.parquet` files, whose split is the beginning of their
             name (`train-00000-of-00002.parquet`) or the name of their folder.
-        columns: names of the schema (`image`, `captions`, `image_id`; also `width`, `height`, `boxes`) → the source's.
-            An `image_id` of null numbers the rows.
+        columns: names of the schema (`image` or `region_features`, `captions`, `image_id`; also `width`, `height`,
+            `boxes`) → the source's. An `image_id` of null numbers the rows. Regions are lists, [K] of [width] numbers.
         captions_as: what a value of the captions' column is: `list`; `json`, the text of a JSON list; `lines`, a text
             with a caption a line; `text`, one caption, where the rows of one `image_id` are one image.
         splits: ours → theirs, or a list of theirs. By default by their usual names (`val`, `dev`, `restval` …).
@@ -86,6 +87,10 @@ def load_hub(
         raise ValueError("split_column and split_file are both given; expected one of them.")
     if image_folder is None and not isinstance(mapping.image, str):
         raise ValueError(f"columns maps image to {mapping.image}, which name files; image_folder says where these are.")
+    if mapping.regions and (streaming or image_folder):
+        raise ValueError(
+            "columns maps region_features, which goes without streaming and image_folder; leave out either."
+        )
     if streaming and (split_column or split_file or image_folder or mapping.kept):
         raise ValueError(
             "streaming goes without split_column, split_file, image_folder, width, height and boxes; leave out either."

@@ -9,7 +9,7 @@ import math
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -84,26 +84,9 @@ def array_layout(path: str | Path) -> tuple[tuple[int, ...], np.dtype, int]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No array at {path}; expected a .npy file.")
-    try:
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            shape, in_columns, dtype = read_header[version](file)
-            offset = file.tell()
-    except OSError:
-        raise
-    except Exception as error:  # numpy evaluates the header, which raises many kinds
-        raise ValueError(f"{path} is no .npy file: {label(error)}.") from error
-    if dtype.kind not in "fiu" or in_columns or not shape:
-        order = "column" if in_columns else "row"
-        raise ValueError(
-            f"{path} holds {dtype} {list(shape)} in {order} order; expected rows of numbers in row order. Save it "
-            "anew: np.save(file, np.ascontiguousarray(array, dtype=np.float32))."
-        )
-    if min(shape) < 0:
-        raise ValueError(
-            f"{path} has the shape {list(shape)} in its header; expected counts from 0. Save it anew with np.save."
-        )
+    with path.open("rb") as file:
+        shape, dtype = read_header(file, path)
+        offset = file.tell()
     size = path.stat().st_size
     expected = offset + math.prod(shape) * dtype.itemsize  # Python's integers, which do not overflow
     if size < expected:
@@ -112,3 +95,32 @@ def array_layout(path: str | Path) -> tuple[tuple[int, ...], np.dtype, int]:
             "Fetch or copy it again."
         )
     return shape, dtype, offset
+
+
+def read_header(file: BinaryIO, where: object, scalars: bool = False) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of a `.npy` file that is open at its beginning; it is then open at its first value.
+
+    `scalars` lets an array without an axis pass.
+
+    Raises:
+        ValueError: as `array_layout`, which calls the file `where`.
+    """
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, in_columns, dtype = read[version](file)
+    except OSError:
+        raise
+    except Exception as error:  # numpy evaluates the header, which raises many kinds
+        raise ValueError(f"{where} is no .npy file: {label(error)}.") from error
+    if dtype.kind not in "fiu" or in_columns or not (shape or scalars):
+        order = "column" if in_columns else "row"
+        raise ValueError(
+            f"{where} holds {dtype} {list(shape)} in {order} order; expected rows of numbers in row order. Save it "
+            "anew: np.save(file, np.ascontiguousarray(array, dtype=np.float32))."
+        )
+    if min(shape, default=0) < 0:
+        raise ValueError(
+            f"{where} has the shape {list(shape)} in its header; expected counts from 0. Save it anew with np.save."
+        )
+    return shape, dtype

@@ -9,13 +9,15 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 
 from omit_hf.data.schema import DataError, check_count, check_only, chosen_splits, tidy
 from omit_hf.data.sources.npy import NpyRow, array_layout, read_row
+from omit_hf.data.sources.region_layouts import Layout, find_layout, read_layout
+from omit_hf.data.sources.stored_arrays import StoredArray
 from omit_hf.parsing import text_lines
 
 FEATURES = Features(
     {"region_features": NpyRow(), "captions": List(Value("string")), "image_id": Value("string")}
 )  # region_features [K, width]
 BOX_FEATURES = Features({"boxes": NpyRow()})  # [K, 4]: x0, y0, x1, y1 in pixels
-FILES = ("ims.npy", "caps.txt", "ids.txt")  # of a split, after its prefix
+FILES = ("caps.txt", "ids.txt")  # of a split, after its prefix; beside its regions
 MAX_SIDE = 2**31 - 1  # pixels
 SIZE_FEATURES = Features({"width": Value("int32"), "height": Value("int32")})
 
@@ -38,6 +40,15 @@ def load_regions(
       caption throughout are the captions'; an image then has that of its first caption;
     - optionally `{split}_boxes.npy` [N, K, 4], x0, y0, x1, y1 in pixels, with as many rows as the regions, and
       `{split}_img_sizes.npy` [N, 2], width and height.
+
+    Where images have different numbers of regions, one of these stands in the place of `{split}_ims.npy`:
+
+    - flat arrays: `{split}_ims.npy` [all regions, width] beside `{split}_offsets.npy` [N + 1], from 0, the region that
+      each image begins with and at last their number; `{split}_boxes.npy` is [all regions, 4];
+    - a folder `{split}_ims` with a file an image, `ID.npy` [K, width] or `ID.npz` with `features` [K, width] and
+      perhaps `boxes` [K, 4], `image_w` and `image_h`;
+    - `{split}_ims.tsv`, as bottom-up attention has it: a line an image, in any order, with image_id, image_w, image_h,
+      num_boxes, boxes and features, the last two float32 in base64. All of it is read once, when it is loaded.
 
     The number of captions decides: dev may hold more rows of regions than it has captions for, and those at the end are
     then not used. Nothing of an array but its header is read until a row is accessed (see `omit_hf.data.sources.npy`).
@@ -66,17 +77,19 @@ def load_regions(
     check_only(only)
     data, problems = {}, []
     for split, prefix in {"train": "train", "validation": "dev", "test": test}.items():
+        layout = find_layout(folder, prefix)
         absent = [name for name in FILES if not (folder / f"{prefix}_{name}").is_file()]
+        absent = absent if layout is not None else ["ims.npy", *absent]
         # A prefix that is given is wanted, unless it is left out.
         wanted = (
-            split in only if only is not None else len(absent) < len(FILES) or prefix not in ("train", "dev", "test")
+            split in only if only is not None else len(absent) <= len(FILES) or prefix not in ("train", "dev", "test")
         )
         if not wanted:
             continue
         if absent:
             hint = " If you have none, number the images: a different number a line." if absent == ["ids.txt"] else ""
             raise FileNotFoundError(f"No {prefix}_{absent[0]} in {folder}; expected it for the {split} split.{hint}")
-        columns, features, found = _columns(folder, prefix, captions_per_image, may_have_more=prefix == "dev")
+        columns, features, found = _columns(folder, prefix, captions_per_image, layout, may_have_more=prefix == "dev")
         problems += found
         if not problems:
             data[split] = Dataset.from_dict(columns, features=features, split=split)
@@ -87,7 +100,9 @@ def load_regions(
     return DatasetDict({split: data[split] for split in chosen_splits(folder, data, only)})
 
 
-def _columns(folder: Path, prefix: str, each: int, may_have_more: bool) -> tuple[dict, Features, list[str]]:
+def _columns(
+    folder: Path, prefix: str, each: int, layout: Layout, may_have_more: bool
+) -> tuple[dict, Features, list[str]]:
     """The columns of a split with `each` captions an image, their features, and what is wrong with its files."""
     try:
         captions, ids = (_lines(folder / f"{prefix}_{name}.txt") for name in ("caps", "ids"))
@@ -101,6 +116,16 @@ def _columns(folder: Path, prefix: str, each: int, may_have_more: bool) -> tuple
             f"multiple of {each}. Is a line missing?"
         )
         return {}, Features(), problems
+    if layout != Layout.FIXED:
+        try:
+            image_ids = _image_ids(folder / f"{prefix}_ids.txt", ids, count, count, each)
+            found, wrong = read_layout(layout, folder, prefix, image_ids, may_have_more)
+        except ValueError as error:
+            return {}, Features(), [*problems, str(error)]
+        columns = {**found, "captions": [captions[n : n + each] for n in range(0, len(captions), each)]}
+        known = {**FEATURES, **SIZE_FEATURES, "region_features": StoredArray(), "boxes": StoredArray()}
+        columns["image_id"] = image_ids
+        return columns, Features({name: known[name] for name in columns}), problems + wrong
 
     regions = folder / f"{prefix}_ims.npy"
     try:

@@ -18,15 +18,14 @@ from datasets import (
 
 from omit_hf.data.schema import (
     FEATURES,
-    SPLIT_NAMES,
-    SPLITS,
     DataError,
-    chosen_splits,
     listed,
     tidy,
     tidy_captions,
 )
 from omit_hf.data.sources.picture_files import PictureFiles
+from omit_hf.data.sources.region_lists import region_problems
+from omit_hf.data.sources.split_plans import split_plan
 from omit_hf.parsing import is_text, parse_json, shown, told
 
 BOXES = "a list of boxes, each x0, y0, x1, y1 in pixels, finite and not ending before it begins"
@@ -43,6 +42,7 @@ class Columns:
             the file in it.
         captions: column of the captions.
         image_id: column of a text or number of its own for every image; None to number the rows.
+        regions: the column `image` holds precomputed regions, lists [K] of lists [width], and no pictures.
         captions_as: what a value of the captions' column is: `list` of texts; `json`, the text of a JSON list; `lines`,
             a text with a caption a line; or `text`, one caption, where all rows with the same `image_id` are one image.
     """
@@ -51,6 +51,7 @@ class Columns:
     captions: str = "captions"
     image_id: str | None = "image_id"
     captions_as: str = "list"
+    regions: bool = False
     kept: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -65,7 +66,7 @@ class Columns:
         if not isinstance(columns, dict):
             raise ValueError(f"columns is {columns!r}; expected names of the schema and the source's in {{}}.")
         columns = dict(columns)
-        known = {"image", "captions", "image_id", *KEPT}
+        known = {"image", "region_features", "captions", "image_id", *KEPT}
         if not columns.keys() <= known:
             wrong = listed(sorted(columns.keys() - known))
             raise ValueError(f"columns maps {wrong}; expected names of the schema: {', '.join(sorted(known))}.")
@@ -78,7 +79,12 @@ class Columns:
         if captions_as not in PARSERS:
             raise ValueError(f"captions_as is {captions_as!r}; expected one of {', '.join(PARSERS)}.")
         kept = {name: columns.pop(name) for name in KEPT if name in columns}
-        return cls(**columns, captions_as=captions_as, kept=kept)
+        regions = "region_features" in columns
+        if regions and "image" in columns:
+            raise ValueError("columns maps image and region_features; expected the one that the model takes.")
+        if regions:
+            columns["image"] = columns.pop("region_features")
+        return cls(**columns, captions_as=captions_as, regions=regions, kept=kept)
 
     @property
     def images(self) -> list[str]:
@@ -134,53 +140,6 @@ PARSERS: dict[str, Callable[..., list[str]]] = {
 }
 
 
-def split_plan(
-    what: object, found: Iterable[str], splits: dict | None, only: Sequence[str] | None = None
-) -> dict[str, list[str]]:
-    """Which of the splits found make each of ours.
-
-    Args:
-        what: the source, for messages.
-        found: names in the source.
-        splits: ours → theirs, or a list of theirs; by default by their usual names, such as `val` and `restval`.
-        only: those of ours that are wanted; by default all that are found.
-
-    Raises:
-        ValueError: if a name is unknown and may be that of a split that is wanted, is not found or serves twice; or
-            there is no split that is wanted.
-    """
-    plan = _whole_plan(list(found), splits, only)
-    return {ours: plan[ours] for ours in chosen_splits(what, plan, only)}
-
-
-def _whole_plan(found: list[str], splits: dict | None, only: Sequence[str] | None) -> dict[str, list[str]]:
-    if splits is None:
-        unknown = [name for name in found if name not in SPLIT_NAMES]
-        ours = {SPLIT_NAMES[name] for name in found if name in SPLIT_NAMES}
-        if unknown and not (only is not None and set(only) <= ours):
-            raise ValueError(
-                f"splits {listed(unknown)} are unknown; map them with the option splits: {{train: …, validation: …, "
-                f"test: …}}. The source has {listed(found)}."
-            )
-        usual = [name for name in SPLIT_NAMES if name in found]
-        return {ours: theirs for ours in SPLITS if (theirs := [name for name in usual if SPLIT_NAMES[name] == ours])}
-    plan = {}
-    for ours, theirs in splits.items():
-        plan[ours] = [theirs] if isinstance(theirs, str) else theirs
-        if not isinstance(plan[ours], list | tuple) or not all(isinstance(name, str) for name in plan[ours]):
-            raise ValueError(
-                f"splits maps {ours} to {shown(theirs)}; expected a name of the source, or a list of them."
-            )
-    named = [name for theirs in plan.values() for name in theirs]
-    if not plan.keys() <= set(SPLITS) or not plan:
-        raise ValueError(f"splits maps {listed(plan) or 'nothing'}; expected some of {', '.join(SPLITS)}.")
-    if not set(named) <= set(found):
-        raise ValueError(f"splits names {listed(sorted(set(named) - set(found)))}; the source has {listed(found)}.")
-    if len(set(named)) < len(named):
-        raise ValueError(f"splits names {listed(sorted({name for name in named if named.count(name) > 1}))} twice.")
-    return plan
-
-
 def tables_to_schema(
     what: str,
     tables: dict[str, Dataset],
@@ -224,15 +183,17 @@ def tables_to_schema(
 
     shaped = {}
     for name, table in sources.items():
-        problems += _pictures_outside(name, table, columns, parts[name].labels)
+        check = region_problems if columns.regions else _pictures_outside
+        problems += check(name, table, columns, parts[name].labels)
         if problems:
             continue
         rows = table.select_columns([columns.image, *columns.kept.values()])
-        rows = rows.rename_columns({columns.image: "image", **{old: new for new, old in columns.kept.items()}})
+        source = "region_features" if columns.regions else "image"
+        rows = rows.rename_columns({columns.image: source, **{old: new for new, old in columns.kept.items()}})
         # Before rows are chosen: a table with chosen rows would be copied, pictures and all, to add a column.
         rows = rows.add_column("captions", parts[name].captions, feature=FEATURES["captions"])
         rows = rows.add_column("image_id", parts[name].ids, feature=FEATURES["image_id"])
-        shaped[name] = rows.cast_column("image", Image())
+        shaped[name] = rows if columns.regions else rows.cast_column("image", Image())
     if problems:
         raise DataError(what, problems)
     data = {}

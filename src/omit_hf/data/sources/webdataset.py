@@ -11,7 +11,8 @@ from datasets import Dataset, DatasetDict, Image, load_dataset
 
 from omit_hf.data.schema import SPLIT_NAMES, DataError, check_only
 from omit_hf.data.sources.picture_files import shown_name
-from omit_hf.data.sources.tables import Columns, split_plan, tables_to_schema
+from omit_hf.data.sources.split_plans import split_plan
+from omit_hf.data.sources.tables import Columns, tables_to_schema
 from omit_hf.parsing import decode_text, label, parse_json, told
 
 
