@@ -10,7 +10,7 @@ from torch import Tensor
 from .features_omit import NORM_EPS, OmitFeatures
 from .head_omit import Match, MatchingHead
 from .sinkhorn_omit import LOG_ZERO, at_least_float32, row_similarity
-from .tiling_omit import MEMORY_BUDGET, score_in_tiles
+from .tiling_omit import MEMORY_BUDGET
 from .transport_omit import BACKENDS, MATMUL_DTYPES, Side, candidate_backends, check_matmul, check_sides
 
 SCAN_SHARPNESS = 9  # factor on the attention's logits
@@ -58,8 +58,7 @@ class MaxSimMatching(MatchingHead):
                 sides = Side(image.embeds, image.mask[:, None]), Side(text.embeds, text.mask[None])
                 with torch.autocast(device, enabled=False):
                     return BACKENDS[name].late_interaction(*sides, self.temperature, matmul_dtype)
-        sizes = image.embeds.shape[0], text.embeds.shape[0], self.elements_per_pair(image, text)
-        return score_in_tiles(lambda i, t: self.score(image.select(i), text.select(t)), *sizes, memory_budget)
+        return self.score_in_tiles(self.score, image, text, memory_budget)
 
     def pool_words(self, best: Tensor, mask: Tensor) -> Tensor:
         """Pool the words' best similarities, [B_i, B_t, L], into scores, [B_i, B_t]."""

@@ -104,6 +104,8 @@ class OmitConfig(PreTrainedConfig):
         marginals: how a side's mass is shared out (`omit`, `ot`): `uniform`, by `norm` of the fragment before
             normalisation, or by softmax of its similarity to the global feature of its own side (`self_global`) or
             of the other side (`cross_global`).
+        score: what of the plan is scored (`omit`): pairs of fragments, `local`, or dustbins too, `augmented`.
+        global_weight: w from 0 to 1, the share of ⟨v̄, t̄⟩ in the score (`omit`, `ot`); 0 is the paper's.
         backend: what computes the transport (`omit`, `ot`): `auto`, the fastest that can serve the inputs on their
             device, or by name `reference`, `cpu`, `numba` or `triton`. Late interaction (`maxsim`, `chan`) goes tile by
             tile on a CPU with `auto`, `cpu` and `numba`, and in plain torch otherwise.
@@ -132,6 +134,8 @@ class OmitConfig(PreTrainedConfig):
     num_iterations: int = 3
     dustbin: Literal["global", "learned", "scalar"] = "global"
     marginals: Literal["uniform", "norm", "self_global", "cross_global"] = "uniform"
+    score: Literal["local", "augmented"] = "local"
+    global_weight: float | int = 0.0
     backend: Literal["auto", "reference", "cpu", "numba", "triton"] = "auto"
     loss: Literal["triplet", "infonce"] = "triplet"
     margin: float | int = 0.05
@@ -143,6 +147,11 @@ class OmitConfig(PreTrainedConfig):
     def validate_values(self):
         if self.matching not in MATCHING:
             raise ValueError(f"matching is {self.matching!r:.80}; expected one of {', '.join(map(repr, MATCHING))}.")
+        if self.global_weight != 0 and "global_weight" not in MATCHING[self.matching].fields:
+            raise ValueError(
+                f"global_weight is {self.global_weight}; expected 0, since {self.matching!r} has no such term."
+            )
+        check_numbers(self, "a share from 0, the paper's, to 1", lambda share: 0 <= share <= 1, "global_weight")
         check_numbers(self, "at least 1", lambda number: number >= 1, "projection_dim", "num_iterations")
         check_numbers(self, "a number greater than 0", lambda number: 0 < number < math.inf, "regularization")
         check_numbers(self, "a number not below 0", lambda number: 0 <= number < math.inf, "margin")

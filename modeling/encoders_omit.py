@@ -27,6 +27,7 @@ from .backbones_omit import (
     without_pooler,
 )
 from .features_omit import NORM_EPS, OmitFeatures
+from .sinkhorn_omit import at_least_float32
 
 
 class Projection(nn.Linear):
@@ -235,10 +236,9 @@ class TextEncoder(BackboneEncoder):
         output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs) if states is None else None
         states = states if output is None else output.last_hidden_state
         fragments = self.projection(states.to(next(self.backbone.parameters()).dtype))
-        attended = attention_mask.bool()
-        mask = attended.clone()
+        attended = mask = attention_mask.bool()
         for token in self.special_token_ids:
-            mask &= input_ids != token
+            mask = mask & (input_ids != token)
         if self.pooling == "mean" or input_ids.shape[1] == 0:
             pooled = masked_mean(fragments, mask)
         else:
@@ -296,9 +296,8 @@ def normalize_features(
     fragments: Tensor, mask: Tensor, pooled: Tensor, output: ModelOutput | None, dtype: torch.dtype
 ) -> OmitFeatures:
     """L2-normalise what an encoder gives, in float32 at least, into features of type `dtype`."""
-    wide = torch.promote_types(fragments.dtype, torch.float32)
-    fragments = fragments.masked_fill(~mask[..., None], 0).to(wide)
-    pooled = F.normalize(pooled.to(wide), dim=-1, eps=NORM_EPS).to(dtype)
+    fragments = at_least_float32(fragments.masked_fill(~mask[..., None], 0))
+    pooled = F.normalize(at_least_float32(pooled), dim=-1, eps=NORM_EPS).to(dtype)
     embeds, norms = F.normalize(fragments, dim=-1, eps=NORM_EPS).to(dtype), fragments.norm(dim=-1)
     kept = {name: (output or {}).get(name) for name in ("last_hidden_state", "hidden_states", "attentions")}
     return OmitFeatures(embeds=embeds, mask=mask, pooled=pooled, norms=norms, pooler_output=pooled, **kept)
@@ -306,6 +305,5 @@ def normalize_features(
 
 def masked_mean(fragments: Tensor, mask: Tensor) -> Tensor:
     """Mean of the valid fragments, [B, D]; zero where there is none."""
-    wide = torch.promote_types(fragments.dtype, torch.float32)
-    total = fragments.to(wide).masked_fill(~mask[..., None], 0).sum(dim=1)
+    total = at_least_float32(fragments).masked_fill(~mask[..., None], 0).sum(dim=1)
     return (total / mask.sum(dim=1, keepdim=True).clamp_min(1)).to(fragments.dtype)

@@ -5,6 +5,7 @@ recipes, cards, comparison and export read the rest from the class. See ``docs/c
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -89,8 +90,12 @@ class MatchingHead(nn.Module, ABC):
             takers = "heads that transport and late interaction"
             raise ValueError(f"matmul_dtype is {matmul_dtype!r}, which {takers} take; {type(self).__name__} does not.")
         check_sides(image.embeds, text.embeds)
+        return self.score_in_tiles(self.similarity, image, text, memory_budget)
+
+    def score_in_tiles(self, score: Callable, image: OmitFeatures, text: OmitFeatures, memory_budget: int) -> Tensor:
+        """`score(image, text)` of all pairs, of some images and captions at a time."""
         sizes = image.embeds.shape[0], text.embeds.shape[0], self.elements_per_pair(image, text)
-        return score_in_tiles(lambda i, t: self.similarity(image.select(i), text.select(t)), *sizes, memory_budget)
+        return score_in_tiles(lambda i, t: score(image.select(i), text.select(t)), *sizes, memory_budget)
 
     def elements_per_pair(self, image: OmitFeatures, text: OmitFeatures) -> int:
         """Numbers of 4 bytes that `similarity` needs for a pair."""

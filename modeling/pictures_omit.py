@@ -95,7 +95,11 @@ def rgb_picture(picture: Image.Image) -> Image.Image:
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
     if picture.mode.startswith("I"):  # I;16 in its byte orders, and I, as which some formats are read
-        return _from_16_bits(picture.convert("I"))
+        picture = picture.convert("I")
+        darkest, brightest = picture.getextrema()
+        if darkest < 0 or brightest > 65535:
+            raise ValueError(f"it holds integers from {darkest} to {brightest}; expected 16 bits, 0 to 65535.")
+        return picture.point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
     if picture.mode == "F":
         found = "it is of PIL's mode F, in which white may be 1, 255 or any other number"
         remedy = "Scale it, as in Image.fromarray((255 * array).astype('uint8'))"
@@ -104,13 +108,6 @@ def rgb_picture(picture: Image.Image) -> Image.Image:
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     return picture.convert("RGB")
-
-
-def _from_16_bits(picture: Image.Image) -> Image.Image:
-    darkest, brightest = picture.getextrema()
-    if darkest < 0 or brightest > 65535:
-        raise ValueError(f"it holds integers from {darkest} to {brightest}; expected 16 bits, 0 to 65535.")
-    return picture.point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
 
 
 def _opened(source: str, timeout: float | None) -> Image.Image:
@@ -136,12 +133,10 @@ def _rgb_tensor(array) -> torch.Tensor:
         picture = array if isinstance(array, torch.Tensor) else torch.tensor(array)
     except (TypeError, ValueError, RuntimeError) as error:  # objects and strings
         raise ValueError(f"{found}; {FORMS}.") from error
-    if picture.ndim == 2:
-        picture = picture[None]
-    elif picture.ndim == 3:
-        first, _, last = picture.shape
-        if first not in (1, 3) and last in CHANNELS:  # where both may be channels, the first are, as in transformers
-            picture = picture.movedim(-1, 0)
+    picture = picture[None] if picture.ndim == 2 else picture
+    # Where both may be channels, the first are, as in transformers.
+    if picture.ndim == 3 and picture.shape[0] not in (1, 3) and picture.shape[2] in CHANNELS:
+        picture = picture.movedim(-1, 0)
     if picture.ndim != 3 or picture.shape[0] not in CHANNELS or 0 in picture.shape or picture.is_complex():
         raise ValueError(f"{found}; {FORMS}.")
     if picture.dtype == torch.bool:
@@ -153,11 +148,8 @@ def _rgb_tensor(array) -> torch.Tensor:
     if not picture.is_floating_point() and not (picture.min() >= 0 and picture.max() <= 255):
         found = f"it holds integers from {picture.min()} to {picture.max()}"
         raise ValueError(f"{found}; expected 0 to 255, or uint16 for 16 bits.")
-    return _on_white(picture) if picture.shape[0] == 4 else picture.expand(3, -1, -1)
-
-
-def _on_white(picture: torch.Tensor) -> torch.Tensor:
-    """RGB of a [4, H, W] picture; floats up to 1 have white at 1, others at 255."""
+    if picture.shape[0] != 4:
+        return picture.expand(3, -1, -1)
     white = 1 if picture.is_floating_point() and picture.max() <= 1 else 255
     alpha = picture[3:].float() / white
     mixed = alpha * picture[:3] + (1 - alpha) * white

@@ -101,10 +101,8 @@ class PretrainedMixin:
         clip = align_memory(load(AutoModel.from_pretrained, name_or_path, dtype=dtype))
         text_projection = clip.text_projection if kind == "clip" else clip.text_model.head
         width = text_projection.out_features
-        asked = config_kwargs.get("projection_dim", width)
-        if asked != width:
-            kept = f"the width of the projections of {name_or_path}, which are kept"
-            raise ValueError(f"projection_dim is {asked}; expected {width}, {kept}.")
+        if (asked := config_kwargs.get("projection_dim", width)) != width:
+            raise ValueError(f"projection_dim is {asked}; expected {width}, as wide as {name_or_path} is.")
         tokenizer = pretrained_tokenizer(name_or_path)
         fit_tokenizer(clip.text_model, tokenizer)
         scale = min(clip.logit_scale.item(), MAX_LOGIT_SCALE)

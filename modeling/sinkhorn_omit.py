@@ -158,9 +158,8 @@ def add_dustbin(fragments: Tensor, mask: Tensor, marginals: Tensor, dustbin: Ten
 
 def row_similarity(image_rows: Tensor, text_rows: Tensor) -> Tensor:
     """S = ⟨v, t⟩ of all rows of all pairs, [B_i, B_t, R, C], from [B_i, R, D] and [B_t, C, D]; at least float32."""
-    dtype = torch.promote_types(image_rows.dtype, torch.float32)
     with torch.autocast(image_rows.device.type, enabled=False):
-        return torch.einsum("ird,tcd->itrc", image_rows.to(dtype), text_rows.to(dtype))
+        return torch.einsum("ird,tcd->itrc", at_least_float32(image_rows), at_least_float32(text_rows))
 
 
 def reference_score(

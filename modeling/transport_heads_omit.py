@@ -4,6 +4,7 @@ They say what `transport_omit` transports, rows and their mass. Source: ``docs/c
 """
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,8 @@ from transformers import initialization as init
 
 from .features_omit import OmitFeatures
 from .head_omit import Match, MatchingHead
-from .sinkhorn_omit import add_dustbin, fragment_marginals, row_similarity, sinkhorn
-from .tiling_omit import MEMORY_BUDGET, score_in_tiles
+from .sinkhorn_omit import add_dustbin, at_least_float32, fragment_marginals, row_similarity, sinkhorn
+from .tiling_omit import MEMORY_BUDGET
 from .transport_omit import MATMUL_DTYPES, Side, TransportOptions, check_sides, make_sides, transport_similarity
 
 
@@ -23,18 +24,24 @@ class OTMatching(MatchingHead):
     title = "full transport"
     summary = "it moves all fragments of an image onto a caption's words by optimal transport, and scores likeness"
     formula = "⟨P, S⟩"
-    fields = ("regularization", "num_iterations", "marginals")
+    fields = ("regularization", "num_iterations", "marginals", "global_weight")
     aligns = transports = True
     matmul_dtypes = MATMUL_DTYPES
 
     def __init__(self, config):
         super().__init__(config)
-        self.marginals = config.marginals
-        settings = (config.regularization, config.num_iterations, self.num_dustbins, config.backend)
-        self.options = TransportOptions(*settings)
+        self.marginals, self.global_weight = config.marginals, config.global_weight
+        self.options = TransportOptions(config.regularization, config.num_iterations, self.num_dustbins, config.backend)
 
-    def similarity(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
-        return transport_similarity(*self.sides(image, text), self.options)
+    def similarity(self, image: OmitFeatures, text: OmitFeatures, **options) -> Tensor:
+        """(1 − w) ⟨P, S⟩ + w ⟨v̄, t̄⟩; `options` are those of `TransportOptions` that are not the configuration's."""
+        score = transport_similarity(*self.sides(image, text), replace(self.options, **options))
+        if self.global_weight == 0 and self.options.num_dustbins == self.num_dustbins:
+            return score
+        valid = image.mask.any(dim=1)[:, None] & text.mask.any(dim=1)
+        v, t = at_least_float32(image.pooled), at_least_float32(text.pooled)
+        with torch.autocast(score.device.type, enabled=False):
+            return torch.addmm(score, v, t.T, beta=1 - self.global_weight, alpha=self.global_weight) * valid
 
     def match(self, image: OmitFeatures, text: OmitFeatures) -> Match:
         (image_rows, mu), (text_rows, nu) = self.sides(image, text)
@@ -47,23 +54,17 @@ class OTMatching(MatchingHead):
     def tiled_similarity(
         self, image: OmitFeatures, text: OmitFeatures, memory_budget: int = MEMORY_BUDGET, matmul_dtype: str = "float32"
     ) -> Tensor:
-        options = replace(self.options, memory_budget=memory_budget, matmul_dtype=matmul_dtype)
+        score = partial(self.similarity, memory_budget=memory_budget, matmul_dtype=matmul_dtype)
         if self.marginals != "cross_global":
-            return transport_similarity(*self.sides(image, text), options)
-
-        def score(images: slice, captions: slice) -> Tensor:
-            return transport_similarity(*self.sides(image.select(images), text.select(captions)), options)
-
-        sizes = image.embeds.shape[0], text.embeds.shape[0], self.elements_per_pair(image, text)
-        return score_in_tiles(score, *sizes, memory_budget)
+            return score(image, text)
+        return self.score_in_tiles(score, image, text, memory_budget)
 
     def elements_per_pair(self, image: OmitFeatures, text: OmitFeatures) -> int:
         return image.embeds.shape[1] + text.embeds.shape[1] + 2 * self.num_dustbins  # their mass, of `cross_global`
 
     def sides(self, image: OmitFeatures, text: OmitFeatures) -> tuple[Side, Side]:
         """What is transported: rows and mass of images and captions."""
-        if image.embeds.dtype != text.embeds.dtype:
-            check_sides(image.embeds, text.embeds)
+        check_sides(image.embeds, text.embeds)
         mu, nu = fragment_marginals(self.marginals, image, text), fragment_marginals(self.marginals, text, image)
         return make_sides(image.embeds, mu, text.embeds, nu)
 
@@ -82,13 +83,14 @@ class OmitMatching(OTMatching):
         "matched, and leaves the rest to dustbins"
     )
     formula = "Σ_{k≥1, l≥1} P̃_kl S̃_kl"
-    fields = ("regularization", "num_iterations", "dustbin", "marginals")
+    fields = ("regularization", "num_iterations", "dustbin", "marginals", "score", "global_weight")
     num_dustbins = 1
     baseline = False
 
     def __init__(self, config):
         super().__init__(config)
         self.dustbin = config.dustbin
+        self.options = replace(self.options, num_dustbins=int(config.score == "local"))  # those that are left out
         if config.dustbin == "learned":
             self.image_dustbin = nn.Parameter(torch.empty(config.projection_dim))
             self.text_dustbin = nn.Parameter(torch.empty(config.projection_dim))
@@ -103,8 +105,7 @@ class OmitMatching(OTMatching):
             init.zeros_(self.dustbin_similarity)
 
     def sides(self, image: OmitFeatures, text: OmitFeatures) -> tuple[Side, Side]:
-        if image.embeds.dtype != text.embeds.dtype:  # a dustbin would hide it
-            check_sides(image.embeds, text.embeds)
+        check_sides(image.embeds, text.embeds)  # a dustbin would hide it
         mu, nu = fragment_marginals(self.marginals, image, text), fragment_marginals(self.marginals, text, image)
         image_embeds, text_embeds = image.embeds, text.embeds
         if self.dustbin == "global":

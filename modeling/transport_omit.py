@@ -204,13 +204,12 @@ def candidate_backends(name: str, device: str, entries: int, matmul_dtype: str =
         return ["reference"]
     if name == "auto":
         found = []
-        for candidate, backend in reversed(BACKENDS.items()):
-            if backend.device == device and matmul_dtype in backend.matmul_dtypes:
-                if entries >= backend.min_entries:
-                    found.append(candidate)
+        for key, each in reversed(BACKENDS.items()):
+            if each.device == device and matmul_dtype in each.matmul_dtypes:
+                if entries >= each.min_entries:
+                    found.append(key)
                 else:
-                    message = "Backend %r pays from %d cosines, and these are %d."
-                    logger.debug(message, candidate, backend.min_entries, entries)
+                    logger.debug("Backend %r pays from %d cosines, and these are %d.", key, each.min_entries, entries)
         if not found and device == "cpu":
             logger.info_once("Scoring with the readable reference; with omit-hf installed and imported it is faster.")
         return found if matmul_dtype != "float32" else [*found, "reference"]

@@ -102,6 +102,16 @@ def test_a_card_tells_of_its_own_head_and_loss(matching, loss):
     assert ("margin 0.05" in text) == (loss == "triplet")
 
 
+def test_a_card_tells_of_terms_that_are_not_the_papers():
+    text = " ".join(card(global_weight=0.2, score="augmented").text.split())
+    assert "what dustbins take is scored too; 0.2 of the score is the cosine of the global features." in text
+    assert "score augmented, global_weight 0.2" in text
+    assert "global features." not in card(global_weight=0).text
+    older = metrics()
+    del older["recipe"]["score"], older["recipe"]["global_weight"]
+    assert "marginals uniform, margin" in model_card(older)
+
+
 def test_results_are_added_to_a_card_or_replace_its_own():
     before = model_card({**METRICS, "recipe": asdict(Recipe(**tiny_recipe(output_dir="outputs/tiny")))})
     new = eval_results({"i2t_r1": 1.239, "t2i_r1": 2}, "coco_5k", "COCO 5K")

@@ -169,6 +169,7 @@ def test_the_description_is_what_the_files_say(exported):
     "options",
     [
         {"dustbin": "scalar", "marginals": "self_global", "num_iterations": 6},
+        {"score": "augmented", "global_weight": 0.2},
         {"matching": "ot", "marginals": "norm"},
         {"matching": "mean"},
         {"matching": "maxsim"},

@@ -85,6 +85,37 @@ def test_gradients(options):
     assert torch.autograd.gradcheck(score, (image.embeds, image.pooled, *head.parameters()))
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu", "numba", "auto"])
+@pytest.mark.parametrize("terms", [{"global_weight": 0.3}, {"score": "augmented"}])
+def test_every_backend_has_the_terms_that_are_not_the_papers(backend, terms):
+    """In the score and its gradient, of which the global term's alone reaches the features of every pair."""
+    settings = {"regularization": 0.05, "num_iterations": 4, **terms}
+    exact = [features(1, [5, 1, 3, 0], 2), features(2, [4, 2, 1, 0], 1)]
+    single = [features(1, [5, 1, 3, 0], 2, torch.float32), features(2, [4, 2, 1, 0], 1, torch.float32)]
+    for side in (*exact, *single):
+        side.pooled.requires_grad_()
+        side.embeds.requires_grad_()
+    truth = head_of("omit", backend="reference", **settings).similarity(*exact)
+    scores = head_of("omit", backend=backend, **settings).tiled_similarity(*single)
+    torch.testing.assert_close(scores.double(), truth, atol=1e-5, rtol=0)
+    assert (scores[3] == 0).all()
+    assert (scores[:, 3] == 0).all()
+    for each in (truth, scores):
+        each.square().sum().backward()
+    for ours, theirs in zip(single, exact, strict=True):
+        torch.testing.assert_close(ours.pooled.grad.double(), theirs.pooled.grad, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(ours.embeds.grad.double(), theirs.embeds.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_the_term_alone_is_the_cosine_of_the_global_features():
+    image, text = features(1, [5, 1, 3]), features(2, [4, 2])
+    for name in ("omit", "ot"):
+        scores = head_of(name, global_weight=1).similarity(image, text)
+        torch.testing.assert_close(scores, image.pooled @ text.pooled.T)
+        halfway = head_of(name, global_weight=0.25).similarity(image, text)
+        torch.testing.assert_close(halfway, 0.25 * scores + 0.75 * head_of(name).similarity(image, text))
+
+
 def test_what_lies_in_the_padding_does_not_matter():
     image, text = features(1, [5, 2], dtype=torch.float32), features(2, [4, 3, 1], dtype=torch.float32)
     expected = partial_sinkhorn_similarity(*arguments(image, text))

@@ -96,7 +96,18 @@ def fragment_shares(kind, fragments, norms, own_pooled, other_pooled):
     return softmax([float(fragment @ pooled) for fragment in fragments])
 
 
-def pair_score(matching, image, text, regularization, num_iterations, marginals="uniform", dustbin="global", bins=None):
+def pair_score(
+    matching,
+    image,
+    text,
+    regularization,
+    num_iterations,
+    marginals="uniform",
+    dustbin="global",
+    bins=None,
+    score="local",
+    global_weight=0,
+):
     """Score of one image and one caption; each a dict of numpy arrays `embeds` (valid ones alone), `norms`, `pooled`.
 
     `bins` holds the two learned dustbin vectors, or the learned similarity. Returns the score, and the sizes of
@@ -121,7 +132,14 @@ def pair_score(matching, image, text, regularization, num_iterations, marginals=
         mu = [1 / len(v), *(share * (1 - 1 / len(v)) for share in mu)]
         nu = [1 / len(t), *(share * (1 - 1 / len(t)) for share in nu)]
         plan = textbook_plan(similarity, mu, nu, regularization, num_iterations)
-        pairs = [(k, l) for k in range(1, len(v)) for l in range(1, len(t))]
-    score = sum(plan[k][l] * similarity[k][l] for k, l in pairs)
+        first = 0 if score == "augmented" else 1
+        pairs = [(k, l) for k in range(first, len(v)) for l in range(first, len(t))]
+    if not len(image["embeds"]) or not len(text["embeds"]):
+        pairs, global_weight = [], 0
+    total = sum(plan[k][l] * similarity[k][l] for k, l in pairs)
     size = sum(plan[k][l] * abs(similarity[k][l]) for k, l in pairs)
-    return score, size, sum(plan[k][l] * float(abs(v[k]) @ abs(t[l])) for k, l in pairs), len(pairs)
+    likeness = float(image["pooled"] @ text["pooled"])
+    total = (1 - global_weight) * total + global_weight * likeness
+    product_size = sum(plan[k][l] * float(abs(v[k]) @ abs(t[l])) for k, l in pairs)
+    product_size += global_weight * float(abs(image["pooled"]) @ abs(text["pooled"]))
+    return total, size, product_size, len(pairs)

@@ -63,7 +63,11 @@ def head_of(name, **options) -> MatchingHead:
 TRANSPORTING = [
     *[("omit", {"dustbin": dustbin}) for dustbin in ("global", "learned", "scalar")],
     *[("omit", {"marginals": marginals}) for marginals in ("norm", "self_global", "cross_global")],
+    *[("omit", {"score": "augmented", "dustbin": dustbin}) for dustbin in ("global", "learned", "scalar")],
+    ("omit", {"score": "augmented", "global_weight": 0.3, "marginals": "cross_global"}),
+    *[("omit", {"global_weight": weight}) for weight in (0.2, 1)],
     *[("ot", {"marginals": marginals}) for marginals in ("uniform", "norm", "self_global", "cross_global")],
+    ("ot", {"global_weight": 0.2}),
 ]
 ALIGNING = [*TRANSPORTING, *[(name, {}) for name in ("maxsim", "chan", "scan_t2i", "scan_i2t")]]
 POOLING = [(name, {}) for name in ("mean", "gpo", "pem")]

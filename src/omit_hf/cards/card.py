@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from omit_hf.cards.environment import PACKAGES
-from omit_hf.cards.heads import kind_of_model
+from omit_hf.cards.heads import kind_of_model, method_of_model
 from omit_hf.cards.known_data import known_data
 from omit_hf.cards.metadata import card_metadata, eval_results, takes_regions
 from omit_hf.cards.sections import (
@@ -17,7 +17,6 @@ from omit_hf.cards.sections import (
     usage,
 )
 from omit_hf.evaluation.retrieval import metrics_table
-from omit_hf.modeling.matching_omit import MATCHING
 
 CITATION = """@inproceedings{pan2025omit,
   title     = {Learning Image-Text Matching with Optimal Partial Transport},
@@ -50,7 +49,7 @@ def model_card(
     name = repo_id or Path(recipe["output_dir"]).name
     split = metrics["splits"]
     known = known_data(recipe["data"], recipe.get("data_options"), split)
-    kind, method = kind_of_model(recipe["matching"]), MATCHING[recipe["matching"]].summary
+    kind, method = kind_of_model(recipe["matching"]), method_of_model(recipe)
     data = card_metadata(recipe, known, licence)
     data.pipeline_tag = None if takes_regions(recipe) else "zero-shot-image-classification"  # it gives pictures
     data.model_name = name.split("/")[-1]
@@ -128,7 +127,7 @@ def recipe_card(recipe: dict, name: str) -> str:
         name: name of the recipe file, without suffix.
     """
     known = known_data(recipe["data"], recipe.get("data_options"))
-    kind, method = kind_of_model(recipe["matching"]), MATCHING[recipe["matching"]].summary
+    kind, method = kind_of_model(recipe["matching"]), method_of_model(recipe)
     return f"""---
 {card_metadata(recipe, known, None).to_yaml()}
 ---

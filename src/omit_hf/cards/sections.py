@@ -32,9 +32,8 @@ class CardPictures:
 
 def settings(recipe: dict) -> str:
     """List the fields that the head and the loss of a recipe read, with their values."""
-    return ", ".join(
-        f"{field} {recipe[field]}" for field in (*MATCHING[recipe["matching"]].fields, *LOSS_FIELDS[recipe["loss"]])
-    )
+    fields = (*MATCHING[recipe["matching"]].fields, *LOSS_FIELDS[recipe["loss"]])
+    return ", ".join(f"{field} {recipe[field]}" for field in fields if field in recipe)  # an older one has fewer
 
 
 def drawing(pictures: CardPictures | None) -> str:

@@ -45,8 +45,9 @@ class Query:
     def has_bound(self) -> bool:
         """Whether late interaction bounds the score from above: a plan's columns, the words, hold their mass exactly.
         Its rows do so in the limit only."""
-        depends_on_pair = self.model.config.marginals == "cross_global"
-        return self.model.matching.transports and not depends_on_pair and (self.side, self.items) == ("text", "image")
+        config, head = self.model.config, self.model.matching
+        between_fragments = config.global_weight == 0 and config.score == "local" and config.marginals != "cross_global"
+        return head.transports and between_fragments and (self.side, self.items) == ("text", "image")
 
     def words(self) -> tuple[Tensor, Tensor]:
         """The query's fragments, [L, D], and the mass of each, [L]: what bounds the score, where something does."""

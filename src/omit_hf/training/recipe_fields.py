@@ -78,6 +78,8 @@ class ModelFields:
     num_iterations: Any = OfConfig()
     dustbin: Any = OfConfig()
     marginals: Any = OfConfig()
+    score: Any = OfConfig()
+    global_weight: Any = OfConfig()
     backend: Any = OfConfig()
     text_pooling: Any = OfConfig("By default what the tokenizer suggests (CLS, else EOS, else the mean).")
 
