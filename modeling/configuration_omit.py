@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .matching_omit import MATCHING
@@ -183,6 +183,7 @@ class OmitConfig(PreTrainedConfig):
         return super().from_dict(config_dict, **kwargs)
 
 
-AutoConfig.register(BiGRUConfig.model_type, BiGRUConfig, exist_ok=True)
-AutoConfig.register(RegionEncoderConfig.model_type, RegionEncoderConfig, exist_ok=True)
+for part in (BiGRUConfig, RegionEncoderConfig):  # which the code of a checkpoint does not replace where the package is
+    if __name__.startswith("omit_hf.") or part.model_type not in CONFIG_MAPPING:
+        AutoConfig.register(part.model_type, part, exist_ok=True)
 OmitConfig.register_for_auto_class()  # so that its code is saved with it

@@ -13,7 +13,7 @@ from transformers import initialization as init
 
 from .features_omit import OmitFeatures
 from .head_omit import Match, MatchingHead
-from .sinkhorn_omit import add_dustbin, at_least_float32, fragment_marginals, row_similarity, sinkhorn
+from .sinkhorn_omit import add_dustbin, fragment_marginals, row_similarity, sinkhorn
 from .tiling_omit import MEMORY_BUDGET
 from .transport_omit import MATMUL_DTYPES, Side, TransportOptions, check_sides, make_sides, transport_similarity
 
@@ -39,9 +39,8 @@ class OTMatching(MatchingHead):
         if self.global_weight == 0 and self.options.num_dustbins == self.num_dustbins:
             return score
         valid = image.mask.any(dim=1)[:, None] & text.mask.any(dim=1)
-        v, t = at_least_float32(image.pooled), at_least_float32(text.pooled)
-        with torch.autocast(score.device.type, enabled=False):
-            return torch.addmm(score, v, t.T, beta=1 - self.global_weight, alpha=self.global_weight) * valid
+        likeness = row_similarity(image.pooled[:, None], text.pooled[:, None])[..., 0, 0]
+        return score.lerp(likeness, self.global_weight) * valid
 
     def match(self, image: OmitFeatures, text: OmitFeatures) -> Match:
         (image_rows, mu), (text_rows, nu) = self.sides(image, text)

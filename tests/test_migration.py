@@ -9,10 +9,11 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_config, tiny_recipe
 from torch.distributed import destroy_process_group, init_process_group
 from torch.distributed.fsdp import fully_shard
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from omit_hf import OmitConfig, OmitModel
+from omit_hf.modeling.configuration_omit import BiGRUConfig, RegionEncoderConfig
 from omit_hf.training import Recipe, train
 
 
@@ -56,6 +57,9 @@ def test_the_code_that_an_old_checkpoint_brings_keeps_its_scalar(old, new):
     model_class = get_class_from_dynamic_module("modeling_omit.OmitModel", str(old))
     for folder in (old, new):
         assert model_class.from_pretrained(folder).logit_scale.shape == ()
+    for own in (BiGRUConfig, RegionEncoderConfig):  # those of the package stay, for the models that it loads afterwards
+        assert type(AutoConfig.for_model(own.model_type)) is own
+    assert type(OmitModel.from_pretrained(new).config.text_config) is BiGRUConfig
 
 
 def test_a_scale_of_several_numbers_is_still_refused(new):
