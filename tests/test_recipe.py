@@ -21,7 +21,7 @@ from omit_hf.training import (
 from omit_hf.training.recipe_files import recipe_text
 
 OF_CONFIG = ("projection_dim", "matching", "regularization", "num_iterations", "dustbin", "marginals", "backend")
-OF_CONFIG += ("text_pooling", "loss", "margin", "logit_scale_init_value")
+OF_CONFIG += ("score", "global_weight", "text_pooling", "loss", "margin", "logit_scale_init_value")
 
 FILES = sorted((Path(__file__).parents[1] / "examples" / "configs").glob("*.yaml"))
 CONFIGS = [file for file in FILES if not file.stem.startswith("compare_")]  # which hold grids of recipes
