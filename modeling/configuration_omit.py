@@ -118,6 +118,7 @@ class OmitConfig(PreTrainedConfig):
         vision_pooling_head: let the attention pooling head of a SigLIP vision backbone give the global feature of an
             image, and pass each patch through it alone; see `GridEncoder`.
         special_token_ids: ids that are never text fragments, as the tokenizer has them (CLS, SEP, padding …).
+        fragment_boxes: what `OmitModel.fragment_boxes` measured, by size of image; training clears it.
     """
 
     model_type = "omit"
@@ -143,14 +144,14 @@ class OmitConfig(PreTrainedConfig):
     text_pooling: Literal["mean", "cls", "last"] = "mean"
     vision_pooling_head: bool = False
     special_token_ids: list[int] | None = None
+    fragment_boxes: dict | None = None
 
     def validate_values(self):
         if self.matching not in MATCHING:
             raise ValueError(f"matching is {self.matching!r:.80}; expected one of {', '.join(map(repr, MATCHING))}.")
         if self.global_weight != 0 and "global_weight" not in MATCHING[self.matching].fields:
-            raise ValueError(
-                f"global_weight is {self.global_weight}; expected 0, since {self.matching!r} has no such term."
-            )
+            lacking = f"{self.matching!r} has no such term"
+            raise ValueError(f"global_weight is {self.global_weight}; expected 0, since {lacking}.")
         check_numbers(self, "a share from 0, the paper's, to 1", lambda share: 0 <= share <= 1, "global_weight")
         check_numbers(self, "at least 1", lambda number: number >= 1, "projection_dim", "num_iterations")
         check_numbers(self, "a number greater than 0", lambda number: 0 < number < math.inf, "regularization")

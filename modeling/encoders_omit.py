@@ -88,8 +88,7 @@ def keep_regions(regions: Tensor, mask: Tensor | None, share: float) -> tuple[Te
     Of [B, K, width] it returns [B, int(share · K), width]; with a mask, an image keeps the share of its valid regions.
     """
     batch, most, width = regions.shape
-    kept = max(1, int(share * most))
-    chance = torch.rand(batch, most, device=regions.device)
+    kept, chance = max(1, int(share * most)), torch.rand(batch, most, device=regions.device)
     if mask is None:
         index = chance.topk(kept).indices.sort().values
     else:
@@ -104,9 +103,8 @@ def keep_regions(regions: Tensor, mask: Tensor | None, share: float) -> tuple[Te
 class GridEncoder(BackboneEncoder):
     """Image side: the grid cells or patches of any vision backbone; CLS and registers are not fragments.
 
-    The global feature is the projected CLS state of a backbone that has one, else the mean of the projected cells; with
-    `vision_pooling_head`, what SigLIP's attention pooling head makes of all patches. A fragment is then what the head
-    makes of one patch, so that both lie in the space that SigLIP shares with texts.
+    The global feature is the projected CLS state of a backbone that has one, else the mean of the projected cells. With
+    `vision_pooling_head` SigLIP's head makes it of all patches, and fragments of one each: both lie where texts do.
     """
 
     input_name = "pixel_values"

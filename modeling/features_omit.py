@@ -29,8 +29,7 @@ class OmitFeatures(BaseModelOutputWithPooling):
 
     def select(self, items: slice) -> "OmitFeatures":
         """The features of some items, without the backbone's outputs."""
-        pooled, norms = (None if each is None else each[items] for each in (self.pooled, self.norms))
-        return OmitFeatures(embeds=self.embeds[items], mask=self.mask[items], pooled=pooled, norms=norms)
+        return OmitFeatures(**{name: each[items] for name in FEATURES if (each := getattr(self, name)) is not None})
 
 
 def not_floating(name: str, tensor: Tensor) -> ValueError:

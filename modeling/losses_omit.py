@@ -27,8 +27,6 @@ def triplet_loss(
     Returns:
         Mean over the anchors, a scalar. An anchor without any negative counts as 0.
 
-    Source: ``docs/concepts/method.md#loss``.
-
     Example:
         >>> scores = torch.tensor([[0.9, 0.5], [0.7, 0.8]])
         >>> triplet_loss(scores, torch.arange(2), torch.eye(2, dtype=torch.bool), margin=0.2)

@@ -1,6 +1,5 @@
 """OmitModel: encode, match, loss."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -61,9 +60,7 @@ class OmitPreTrainedModel(PretrainedMixin, PreTrainedModel):
     base_model_prefix = "omit"
     main_input_name = "input_ids"
     input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
+    supports_gradient_checkpointing = _supports_sdpa = _supports_flash_attn = True
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -75,13 +72,13 @@ class OmitPreTrainedModel(PretrainedMixin, PreTrainedModel):
             if module.embeddings.padding_idx is not None:
                 init.zeros_(module.embeddings.weight[module.embeddings.padding_idx])
         elif isinstance(module, nn.GRU):
-            bound = 1 / math.sqrt(module.hidden_size)
             for parameter in module.parameters():
-                init.uniform_(parameter, -bound, bound)
+                init.uniform_(parameter, -(module.hidden_size**-0.5), module.hidden_size**-0.5)
         elif module is self.matching:
             module.init_weights()
         elif module is self:
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
+            self.config.fragment_boxes = None  # of other weights
 
 
 class OmitModel(OmitPreTrainedModel):
@@ -97,6 +94,8 @@ class OmitModel(OmitPreTrainedModel):
         >>> out.similarity.shape, out.transport_plan.shape  # 2 images, 1 caption; 8 x 8 cells, 3 words, dustbins
         (torch.Size([2, 1]), torch.Size([2, 1, 65, 4]))
     """
+
+    measure_spans = None  # of omit_hf, which sets it
 
     def __init__(
         self, config: OmitConfig, vision_backbone: nn.Module | None = None, text_backbone: nn.Module | None = None
@@ -128,6 +127,10 @@ class OmitModel(OmitPreTrainedModel):
             kinds = f"{self.config.vision_config.model_type!r} nor {self.config.text_config.model_type!r}"
             raise ValueError(f"Neither {kinds} has gradient checkpointing; expected one that has, as 'vit' or 'bert'.")
         super()._set_gradient_checkpointing(*args, **kwargs)
+
+    def train(self, mode: bool = True):
+        self.config.fragment_boxes = None if mode else self.config.fragment_boxes  # they move with the weights
+        return super().train(mode)
 
     @can_return_tuple
     def get_image_features(
@@ -193,6 +196,20 @@ class OmitModel(OmitPreTrainedModel):
             found, wanted = tuple(text_states.shape), [*shape, "width"]
             raise ValueError(f"text_states has shape {found}; expected {wanted}, a state for each of input_ids.")
         return normalize_features(*self.text_encoder(input_ids, attention_mask, text_states, **kwargs), self.dtype)
+
+    def fragment_boxes(self, height: int, width: int) -> Tensor:
+        """Where the fragments of images look: x0, y0, x1, y1 in pixels of `pixel_values`, float64 [K, 4].
+
+        `omit_hf.alignment.receptive_fields` measures it, once a size, and the checkpoint keeps it. `ImportError` for
+        another size without the package; `ValueError` for regions, which have boxes of their own.
+        """
+        known, size = self.config.fragment_boxes or {}, f"{height} x {width}"
+        if size not in known:
+            if self.measure_spans is None:
+                raise ImportError(f"The checkpoint keeps no boxes for {size} pixels; `import omit_hf` to measure them.")
+            self.config.fragment_boxes = known = {**known, size: self.measure_spans(self.vision_encoder, height, width)}
+        rows, columns = known[size]
+        return torch.tensor([[x0, y0, x1, y1] for y0, y1 in rows for x0, x1 in columns], dtype=torch.float64)
 
     def similarity(
         self, image: OmitFeatures, text: OmitFeatures, memory_budget: int = MEMORY_BUDGET, matmul_dtype: str = "float32"
@@ -286,27 +303,23 @@ class OmitModel(OmitPreTrainedModel):
         if image_ids.dtype.is_floating_point or image_ids.dtype.is_complex or image_ids.dtype == torch.bool:
             raise ValueError(f"image_ids is of type {image_ids.dtype}; expected integers, such as torch.int64.")
         if gather_negatives and dist.is_initialized() and dist.get_world_size() > 1:
-            own = own + dist.get_rank() * pairs
-            all_ids = gather_with_gradient(image_ids)
+            own, all_ids = own + dist.get_rank() * pairs, gather_with_gradient(image_ids)
             per_image = self.similarity(image, gather_features(text))
             per_text = self.similarity(gather_features(image), text).T
         else:
             per_image = self.similarity(image, text)
             per_text = per_image.T
         same_image = image_ids[:, None] == all_ids
+        both, margin = (per_image, per_text), self.config.margin
         if self.config.loss == "triplet":
-            margin = self.config.margin
-            loss = sum(triplet_loss(scores, own, same_image, margin, negatives) for scores in (per_image, per_text))
+            loss = sum(triplet_loss(scores, own, same_image, margin, negatives) for scores in both)
         else:
-            scale = self._scale()
-            loss = sum(info_nce_loss(scale * scores, own, same_image) for scores in (per_image, per_text)) / 2
+            loss = sum(info_nce_loss(self._scale() * scores, own, same_image) for scores in both) / 2
         return per_image[:, own], loss
 
     def _scale(self) -> Tensor:
         if self.training and self.logit_scale.requires_grad:
-            with torch.no_grad():  # clamped in place, so that its gradient survives at the bound
-                self.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-            return self.logit_scale.exp()
+            self.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE)  # in place, so that its gradient survives at the bound
         return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
 
 

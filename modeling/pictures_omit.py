@@ -101,9 +101,8 @@ def rgb_picture(picture: Image.Image) -> Image.Image:
             raise ValueError(f"it holds integers from {darkest} to {brightest}; expected 16 bits, 0 to 65535.")
         return picture.point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
     if picture.mode == "F":
-        found = "it is of PIL's mode F, in which white may be 1, 255 or any other number"
-        remedy = "Scale it, as in Image.fromarray((255 * array).astype('uint8'))"
-        raise ValueError(f"{found}; expected 8 or 16 bits. {remedy}.")
+        found = "it is of PIL's mode F, in which white may be 1, 255 or any other number; expected 8 or 16 bits"
+        raise ValueError(f"{found}. Scale it, as in Image.fromarray((255 * array).astype('uint8')).")
     if picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")

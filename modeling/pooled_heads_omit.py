@@ -101,8 +101,7 @@ class PEMMatching(PooledMatching):
 
     def __init__(self, config):
         super().__init__(config)
-        self.image_deviation = AttentionDeviation(config.projection_dim)
-        self.text_deviation = AttentionDeviation(config.projection_dim)
+        self.image_deviation, self.text_deviation = (AttentionDeviation(config.projection_dim) for _ in range(2))
 
     def similarity(self, image: OmitFeatures, text: OmitFeatures) -> Tensor:
         with torch.autocast(image.embeds.device.type, enabled=False):

@@ -119,8 +119,7 @@ def fragment_marginals(kind: str, side: OmitFeatures, other: OmitFeatures) -> Te
     if not side.embeds.is_floating_point():
         raise not_floating("embeds", side.embeds)
     if kind == "uniform":
-        dtype = torch.promote_types(side.embeds.dtype, torch.float32)
-        return side.mask.to(dtype) / side.mask.sum(-1, keepdim=True).clamp_min(1)
+        return at_least_float32(side.mask.to(side.embeds.dtype)) / side.mask.sum(-1, keepdim=True).clamp_min(1)
     if kind == "norm":
         total = side.norms.sum(-1, keepdim=True)
         return side.norms / torch.where(total > 0, total, 1)
@@ -129,8 +128,7 @@ def fragment_marginals(kind: str, side: OmitFeatures, other: OmitFeatures) -> Te
         if kind == "self_global":
             closeness, mask = torch.einsum("bkd,bd->bk", fragments, at_least_float32(side.pooled)), side.mask
         else:
-            closeness = torch.einsum("bkd,cd->bck", fragments, at_least_float32(other.pooled))
-            mask = side.mask[:, None]
+            closeness, mask = torch.einsum("bkd,cd->bck", fragments, at_least_float32(other.pooled)), side.mask[:, None]
     return closeness.masked_fill(~mask, LOG_ZERO).softmax(-1) * mask
 
 
@@ -150,8 +148,7 @@ def add_dustbin(fragments: Tensor, mask: Tensor, marginals: Tensor, dustbin: Ten
     if not dustbin.is_floating_point():
         raise not_floating("pooled", dustbin)
     share = 1 / (mask.sum(-1, keepdim=True) + 1).to(marginals.dtype)
-    if marginals.ndim == 3:
-        share = share.unsqueeze(1)
+    share = share.unsqueeze(1) if marginals.ndim == 3 else share
     mass = torch.cat([share.expand(*marginals.shape[:-1], 1), marginals * (1 - share)], dim=-1)
     return torch.cat([dustbin.unsqueeze(1), fragments], dim=1), mass
 

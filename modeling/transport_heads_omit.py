@@ -54,9 +54,8 @@ class OTMatching(MatchingHead):
         self, image: OmitFeatures, text: OmitFeatures, memory_budget: int = MEMORY_BUDGET, matmul_dtype: str = "float32"
     ) -> Tensor:
         score = partial(self.similarity, memory_budget=memory_budget, matmul_dtype=matmul_dtype)
-        if self.marginals != "cross_global":
-            return score(image, text)
-        return self.score_in_tiles(score, image, text, memory_budget)
+        pairwise = self.marginals == "cross_global"
+        return self.score_in_tiles(score, image, text, memory_budget) if pairwise else score(image, text)
 
     def elements_per_pair(self, image: OmitFeatures, text: OmitFeatures) -> int:
         return image.embeds.shape[1] + text.embeds.shape[1] + 2 * self.num_dustbins  # their mass, of `cross_global`
@@ -77,10 +76,8 @@ class OmitMatching(OTMatching):
     """
 
     title = "partial transport"
-    summary = (
-        "it moves the fragments of an image onto the words of a caption by partial optimal transport, scores what is "
-        "matched, and leaves the rest to dustbins"
-    )
+    summary = "it moves the fragments of an image onto the words of a caption by partial optimal transport, scores "
+    summary += "what is matched, and leaves the rest to dustbins"
     formula = "Σ_{k≥1, l≥1} P̃_kl S̃_kl"
     fields = ("regularization", "num_iterations", "dustbin", "marginals", "score", "global_weight")
     num_dustbins = 1
@@ -91,8 +88,7 @@ class OmitMatching(OTMatching):
         self.dustbin = config.dustbin
         self.options = replace(self.options, num_dustbins=int(config.score == "local"))  # those that are left out
         if config.dustbin == "learned":
-            self.image_dustbin = nn.Parameter(torch.empty(config.projection_dim))
-            self.text_dustbin = nn.Parameter(torch.empty(config.projection_dim))
+            self.image_dustbin, self.text_dustbin = (nn.Parameter(torch.empty(config.projection_dim)) for _ in range(2))
         elif config.dustbin == "scalar":
             self.dustbin_similarity = nn.Parameter(torch.empty(()))
 

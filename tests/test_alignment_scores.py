@@ -14,7 +14,7 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from tiny import tiny_config, tiny_recipe
+from tiny import lay_evenly, tiny_config, tiny_recipe
 
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.alignment import alignment_table, evaluate_alignment
@@ -273,6 +273,7 @@ def by_loops(model, processor, split):
 def test_the_scores_of_a_model_are_those_of_plain_loops(scenes, scenes_model, processor, matching):
     torch.manual_seed(0)
     model = OmitModel(tiny_config(matching=matching, text_config=scenes_model.config.text_config.to_dict())).eval()
+    lay_evenly(model, 96, 96)
     split = scenes["test"].select(range(4))
     metrics = evaluate_alignment(model, processor, split, batch_size=3, progress=False)
     for name, value in by_loops(model, processor, split).items():
@@ -309,7 +310,8 @@ def test_an_alignment_that_knows_the_boxes_reaches_the_oracle(scenes, scenes_mod
                     out[0, phrase["caption"], areas.index(max(areas)), word] = 1
         return Match(None, out)
 
-    model = OmitModel(tiny_config(matching="ot", text_config=scenes_model.config.text_config.to_dict()))
+    model = OmitModel(tiny_config(matching="ot", text_config=scenes_model.config.text_config.to_dict())).eval()
+    lay_evenly(model, 96, 96)
     monkeypatch.setattr(model.matching, "match", knows)
     metrics = evaluate_alignment(model, processor, scenes["test"], progress=False)
     assert metrics["mass_inside"] == pytest.approx(metrics["mass_inside_oracle"])

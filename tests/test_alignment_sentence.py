@@ -5,7 +5,7 @@ import pytest
 import torch
 from miniatures import VISION, save_clip, text_options, text_tokenizer
 from PIL import Image
-from tiny import REGIONS, tiny_config
+from tiny import REGIONS, lay_evenly, tiny_config
 from transformers import CLIPImageProcessor, ViTImageProcessor
 
 from omit_hf import OmitModel, OmitProcessor
@@ -43,8 +43,10 @@ def test_full_transport_matches_all_of_a_word(scenes_model, processor):
     np.testing.assert_allclose(found.matched, 1, rtol=1e-5)
 
 
-def test_places_of_a_grid_cover_its_area(scenes_model, processor):
-    places = word_alignment(scenes_model, processor, PICTURE, "a star").places()
+def test_places_of_a_grid_are_where_its_cells_look(scenes_model, processor):
+    found = word_alignment(scenes_model, processor, PICTURE, "a star")
+    np.testing.assert_array_equal(found.places(), scenes_model.fragment_boxes(64, 96))
+    places = word_alignment(lay_evenly(scenes_model, 64, 96), processor, PICTURE, "a star").places()
     assert places[0].tolist() == [0, 0, 16, 16]
     assert places[5].tolist() == [80, 0, 96, 16]
     assert places[-1].tolist() == [80, 48, 96, 64]

@@ -3,7 +3,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, List, Value
 from PIL import Image
-from tiny import REGIONS, tiny_config
+from tiny import REGIONS, lay_evenly, tiny_config
 from transformers import CLIPImageProcessor
 
 from omit_hf import OmitModel, OmitProcessor
@@ -43,7 +43,8 @@ def test_pairs_are_the_valid_fragments_of_the_plan(scenes, scenes_model, process
 def test_cells_of_a_cropped_picture_are_in_its_own_pixels(scenes_model, processor):
     """Of 160 x 80 pixels the middle is seen, twice as fine: cells of 16 pixels there are 8 here."""
     cropping = CLIPImageProcessor(size={"shortest_edge": 160}, crop_size={"height": 160, "width": 160})
-    aligner = Aligner(scenes_model, OmitProcessor(cropping, processor.tokenizer), pictures(picture_row(160, 80)))
+    model = lay_evenly(scenes_model, 160, 160)
+    aligner = Aligner(model, OmitProcessor(cropping, processor.tokenizer), pictures(picture_row(160, 80)))
     cells = aligner.pairs([0])[0].cells
     assert len(cells) == 100
     np.testing.assert_allclose(cells[[0, 1, -1]], [[40, 0, 48, 8], [48, 0, 56, 8], [112, 72, 120, 80]])
@@ -52,7 +53,8 @@ def test_cells_of_a_cropped_picture_are_in_its_own_pixels(scenes_model, processo
 def test_pictures_of_many_sizes(scenes_model, processor):
     squeezed = CLIPImageProcessor(size={"height": 64, "width": 64}, do_center_crop=False)
     split = pictures(picture_row(160, 80), picture_row(80, 160), picture_row(160, 80))
-    pairs = Aligner(scenes_model, OmitProcessor(squeezed, processor.tokenizer), split).pairs(range(3))
+    model = lay_evenly(scenes_model, 64, 64)
+    pairs = Aligner(model, OmitProcessor(squeezed, processor.tokenizer), split).pairs(range(3))
     assert [pair.cells[0].tolist() for pair in pairs[::2]] == [[0, 0, 40, 20], [0, 0, 20, 40], [0, 0, 40, 20]]
 
 

@@ -32,7 +32,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from miniatures import text_options, text_tokenizer
 from PIL import Image
-from tiny import CODE, PROGRAMS, REGIONS, TEXT, tiny_config
+from tiny import CODE, PROGRAMS, REGIONS, TEXT, lay_evenly, tiny_config
 from transformers import ViTImageProcessor, pipeline
 
 from omit_hf import OmitConfig, OmitModel, OmitProcessor
@@ -134,6 +134,7 @@ def test_alignment(handler, scenes):
             inputs = handler.processor(images=picture, text=entry["caption"])
             plan = handler.model(**inputs, output_transport=True).transport_plan[0, 0].tolist()
         assert entry["alignment"]["grid"] == [6, 6]
+        assert "boxes" not in entry["alignment"]  # since the checkpoint keeps none
         words = entry["alignment"]["words"]
         assert [each["word"] for each in words] == entry["caption"].split()
         for place, word in enumerate(words, start=1):
@@ -141,6 +142,19 @@ def test_alignment(handler, scenes):
             assert word["mass"] == pytest.approx([row[place] / total for row in plan[1:]], abs=1e-5)
             assert word["matched"] == pytest.approx(sum(word["mass"]), abs=1e-4)
             assert 0 < word["matched"] < 1
+
+
+def test_boxes_that_the_checkpoint_keeps(checkpoint):
+    handler = EndpointHandler(str(checkpoint))
+    lay_evenly(handler.model, 96, 96)
+    parameters = {"captions": CAPTIONS[:1], "alignment": True}
+    picture = encoded(file_of(Image.new("RGB", (96, 96), "teal")))
+    [answer] = handler({"inputs": picture, "parameters": parameters})
+    boxes = answer["alignment"]["boxes"]
+    assert len(boxes) == 36
+    assert boxes[0] == pytest.approx([0, 0, 1 / 6, 1 / 6], abs=1e-6)
+    assert boxes[7] == pytest.approx([1 / 6, 1 / 6, 1 / 3, 1 / 3], abs=1e-6)
+    json.dumps(answer)
 
 
 @pytest.mark.parametrize("matching", ["omit", "ot", "maxsim"])

@@ -111,6 +111,15 @@ def test_what_a_run_leaves(trained):
     assert log_of(folder)[-1]["loss"] < log_of(folder)[0]["loss"]
 
 
+def test_where_cells_look_is_kept_for_whoever_cannot_measure_it(trained):
+    model = OmitModel.from_pretrained(trained[0])
+    kept = model.config.fragment_boxes
+    assert list(kept) == ["96 x 96"]
+    model.config.fragment_boxes = None
+    model.fragment_boxes(96, 96)
+    assert model.config.fragment_boxes == kept
+
+
 def test_scoring_is_timed(trained):
     _, metrics = trained
     assert metrics["scored_pairs"] == 6 * 30

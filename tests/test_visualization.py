@@ -8,7 +8,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 from planned import alignment
-from tiny import REGIONS, tiny_config
+from tiny import REGIONS, lay_evenly, tiny_config
 
 from omit_hf import OmitModel
 from omit_hf.alignment import WordAlignment, word_alignment
@@ -57,7 +57,7 @@ def twice(found: WordAlignment, picture: Image.Image) -> Figure:
 
 def test_a_panel_for_the_picture_and_one_for_each_word(scenes, scenes_model, processor):
     row = scenes["test"][0]
-    figure = explain(scenes_model, processor, row["image"], row["captions"][0])
+    figure = explain(lay_evenly(scenes_model, 96, 96), processor, row["image"], row["captions"][0])
     found = word_alignment(scenes_model, processor, row["image"], row["captions"][0])
     words = processor.tokenizer.tokenize(row["captions"][0])
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
@@ -67,6 +67,16 @@ def test_a_panel_for_the_picture_and_one_for_each_word(scenes, scenes_model, pro
         heat = axis.get_images()[1]
         np.testing.assert_allclose(heat.get_array().ravel(), found.mass[:, number] / found.mass.max())
         assert heat.get_extent() == [0, 96, 96, 0]
+
+
+def test_cells_are_drawn_side_by_side_where_they_look():
+    """Of boxes that overlap or leave a gap, the edge lies half-way between the centres."""
+    boxes = np.array([[0, 0, 20, 30], [10, 0, 50, 30], [60, 0, 70, 30]])
+    found = alignment([[0.1, 0.1], [0.2, 0.3], [0.2, 0.1], [0.0, 0.0]], ["star"], boxes=boxes)
+    heat = titled(draw_words(found, PICTURE))["star  80%"].collections[0]
+    np.testing.assert_allclose(heat.get_coordinates()[0, :, 0], [0, 20, 47.5, 70])
+    np.testing.assert_allclose(heat.get_coordinates()[:, 0, 1], [0, 30])
+    np.testing.assert_allclose(heat.get_array().ravel(), [1, 1 / 3, 0])
 
 
 def test_the_number_and_the_bar_are_the_share_that_is_not_from_the_dustbin():

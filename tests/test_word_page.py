@@ -17,6 +17,7 @@ from commands import run
 from miniatures import save_clip, text_tokenizer
 from pages import oracle, save_models
 from PIL import Image
+from tiny import lay_evenly
 from transformers import CLIPImageProcessor
 
 import omit_hf_command
@@ -112,6 +113,7 @@ def test_nothing_of_a_sentence_becomes_html(demo):
 
 
 def test_cells_cover_what_the_model_sees(demo):
+    lay_evenly(demo.model, 32, 64)
     shown = demo.show(Image.new("RGB", (64, 32), "teal"))
     html = Elements(word_page.stage(shown))
     cells = [[float(cell[side]) for side in ("x", "y", "width", "height")] for cell in html.all("rect")]

@@ -1,11 +1,12 @@
 """OMIT for Hugging Face: fine-grained image-text matching by partial optimal transport.
 
 Importing the package makes the Auto classes of transformers know its models, and its models the backends of Numba and
-Triton.
+Triton, and where their cells look.
 """
 
 import importlib
 
+import omit_hf.alignment.receptive_fields
 import omit_hf.kernels  # noqa: F401 (registers its backends)
 from omit_hf.evaluation.retrieval import retrieval_metrics
 from omit_hf.hub.registration import register

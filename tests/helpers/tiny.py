@@ -15,6 +15,13 @@ def tiny_config(**options) -> OmitConfig:
     return OmitConfig(**{"vision_config": VISION, "text_config": TEXT, "projection_dim": 16, **options})
 
 
+def lay_evenly(model, height: int, width: int, cell: int = 16):
+    """Let the cells of a model's images of a size divide them evenly, wherever its backbone looks; returns it."""
+    spans = [[[start, start + cell] for start in range(0, side, cell)] for side in (height, width)]
+    model.config.fragment_boxes = {**(model.config.fragment_boxes or {}), f"{height} x {width}": spans}
+    return model
+
+
 def tiny_recipe(**options) -> dict:
     """Fields of a recipe that trains in a second an epoch: 4 steps of 10 pairs."""
     return {

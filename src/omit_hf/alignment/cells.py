@@ -23,6 +23,50 @@ def grid_cells(window: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return np.stack([left, top, right, bottom], axis=-1).reshape(-1, 4)
 
 
+def boxes_in_picture(boxes: np.ndarray, window: np.ndarray, shown: tuple[int, int]) -> np.ndarray:
+    """Find boxes in a picture.
+
+    Args:
+        boxes: [K, 4] in pixels of what the model gets; see `OmitModel.fragment_boxes`.
+        window: the rectangle of the picture that the model gets; see `window_of`.
+        shown: height and width of what it gets.
+
+    Returns:
+        [K, 4] in pixels of the picture.
+
+    Example:
+        >>> boxes_in_picture(np.array([[0, 0, 4, 8]]), np.array([10, 0, 30, 20]), (8, 8)).tolist()
+        [[10.0, 0.0, 20.0, 20.0]]
+    """
+    scale = (window[2:] - window[:2]) / np.array([shown[1], shown[0]])
+    return np.tile(window[:2], 2) + boxes * np.tile(scale, 2)
+
+
+def tile_edges(boxes: np.ndarray, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Divide a grid's part of the picture into tiles, to draw cells side by side whose boxes overlap.
+
+    The edge between two rows, or columns, is half-way between the centres of their boxes.
+
+    Args:
+        boxes: of the cells, row by row, [rows · columns, 4].
+        grid: rows and columns.
+
+    Returns:
+        The edges from left to right, [columns + 1], and from top to bottom, [rows + 1].
+    """
+    boxes = boxes.reshape(*grid, 4)
+    return tuple(
+        np.r_[first[0], (middles[1:] + middles[:-1]) / 2, last[-1]]
+        for first, last in ((boxes[0, :, 0], boxes[0, :, 2]), (boxes[:, 0, 1], boxes[:, 0, 3]))
+        for middles in [(first + last) / 2]
+    )
+
+
+def shown_size(image_processor, width: int, height: int) -> tuple[int, int]:
+    """Height and width of what an image processor makes of a picture."""
+    return _processed(image_processor, np.zeros((height, width, 3))).shape[1:]
+
+
 def window_of(image_processor, width: int, height: int) -> np.ndarray:
     """Measure which rectangle of a picture an image processor shows to the model.
 

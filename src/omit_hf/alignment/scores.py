@@ -226,8 +226,7 @@ def evaluate_alignment(
     they share a character. If a phrase names several boxes, a cell in any of the boxes counts. `unnamed_words` are the
     words outside all phrases, and punctuation if the tokenizer has a token for it.
 
-    The cells of a grid are assumed to divide the visible part of the picture evenly. The cells of some backbones do
-    not: with padded, strided convolutions they are off by up to half a cell, which lowers the scores. A head that
+    The cells of a grid are where they look, as `OmitModel.fragment_boxes` measures it; they may overlap. A head that
     aligns a word with a single cell (`maxsim`, `chan`) leaves all other cells tied, so its AUC says little.
 
     Args:

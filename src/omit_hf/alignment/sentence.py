@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from omit_hf.alignment.cells import grid_cells, window_of
+from omit_hf.alignment.cells import boxes_in_picture, grid_cells, shown_size, tile_edges, window_of
 from omit_hf.modeling.backbones_omit import fit_tokenizer
 from omit_hf.modeling.features_omit import OmitFeatures
 from omit_hf.modeling.matching_omit import MATCHING, MatchingHead
@@ -31,9 +31,11 @@ class WordAlignment:
             take a word's mass to be its column of the alignment.
         width, height: size of the picture in pixels; without a picture, the outermost corners of the boxes.
         grid: rows and columns of the cells, which are the fragments in reading order; None for regions.
-        area: part of the picture that the grid covers, x0, y0, x1, y1 in pixels (a processor may crop); None for
+        area: part of the picture that the model sees, x0, y0, x1, y1 in pixels (a processor may crop); None for
             regions.
-        boxes: regions in pixels, x0, y0, x1, y1, [K, 4]; None for a grid, and for regions without known boxes.
+        boxes: where the fragments are, x0, y0, x1, y1 in pixels, [K, 4]: regions, or where the cells of a grid look,
+            which may overlap (see `OmitModel.fragment_boxes`). None for a grid that divides `area` evenly, and for
+            regions without known boxes.
         plan: transport plan with a column per word, [K + 1, L + 1] with dustbins first or [K, L] without; None for
             heads without a plan.
         row_marginals, column_marginals: mass that every row and column of the plan was to hold; None without a plan.
@@ -59,11 +61,14 @@ class WordAlignment:
         return self.plan is not None and len(self.plan) == len(self.mass) + 1
 
     def places(self) -> np.ndarray | None:
-        """Rectangles of the fragments in the picture, x0, y0, x1, y1 in pixels, [K, 4]; None if they are not known."""
-        if self.grid is None:
-            return self.boxes
-        rows, columns = self.grid
-        return grid_cells(np.array(self.area), rows, columns)
+        """Where the fragments are in the picture, x0, y0, x1, y1 in pixels, [K, 4]; None if it is not known."""
+        if self.boxes is None and self.grid is not None:
+            return grid_cells(np.array(self.area), *self.grid)
+        return self.boxes
+
+    def tiles(self) -> tuple[np.ndarray, np.ndarray]:
+        """Edges of a grid's cells as they are drawn, side by side: from left to right, and from top to bottom."""
+        return tile_edges(self.places(), self.grid)
 
     def to_dict(self) -> dict:
         """Convert to what JSON can hold: `similarity`, `matching`, `width`, `height`, `places` (a box per fragment, or
@@ -154,9 +159,25 @@ def encode_picture(
     else:
         shown = tuple(pixels["pixel_values"].shape[-2:])
         grid = model.vision_encoder.grid(shown, image.last_hidden_state)
-        area = tuple(window_of(processor.image_processor, *picture.size).tolist())
-        frame = {"grid": grid, "area": area, "width": picture.width, "height": picture.height}
+        frame = grid_frame(model, processor, *picture.size, grid, shown)
     return EncodedPicture(image.select(slice(1)), frame)
+
+
+def grid_frame(
+    model, processor, width: int, height: int, grid: tuple[int, int], shown: tuple[int, int] | None = None
+) -> dict:
+    """Locate the cells of a picture: the fields of `WordAlignment` that say where they are.
+
+    Args:
+        width, height: of the picture in pixels.
+        grid: rows and columns of the cells.
+        shown: height and width of what the processor makes of the picture; None to find out.
+    """
+    image_processor = processor.image_processor
+    shown = shown_size(image_processor, width, height) if shown is None else shown
+    window = window_of(image_processor, width, height)
+    boxes = boxes_in_picture(model.fragment_boxes(*shown).numpy(), window, shown)
+    return {"grid": grid, "area": tuple(window.tolist()), "boxes": boxes, "width": width, "height": height}
 
 
 @torch.inference_mode()

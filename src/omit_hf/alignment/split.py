@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from omit_hf.alignment.cells import grid_cells, window_of
+from omit_hf.alignment.cells import boxes_in_picture, window_of
 from omit_hf.data.inputs import ImageTextInputs
 from omit_hf.data.phrases import COLUMNS, Phrase, check_phrases, phrases_of
 from omit_hf.modeling import OmitFeatures
@@ -131,8 +131,9 @@ class Aligner:
                 )
         pixels = self.processor(images=pictures)["pixel_values"]
         image = self.model.get_image_features(pixels.to(self.model.device))
-        rows, columns = self.model.vision_encoder.grid(tuple(pixels.shape[-2:]), image.last_hidden_state)
-        return image, [grid_cells(self._window(picture.size), rows, columns) for picture in pictures]
+        shown = tuple(pixels.shape[-2:])
+        boxes = self.model.fragment_boxes(*shown).numpy()
+        return image, [boxes_in_picture(boxes, self._window(picture.size), shown) for picture in pictures]
 
     def _window(self, size: tuple[int, int]) -> np.ndarray:
         if size not in self._windows:

@@ -146,7 +146,7 @@ def is_there(hit: Hit) -> bool:
 
 def picture_of(hit: Hit) -> str:
     """The picture with its cells; where it is gone the cells alone, which the library knows."""
-    frame = {name: getattr(hit.alignment, name) for name in ("width", "height", "area", "grid")}
+    frame = {name: getattr(hit.alignment, name) for name in ("width", "height", "area", "boxes", "grid")}
     try:
         if hit.path is None:
             raise ValueError("It was a row of a data set.")

@@ -5,6 +5,7 @@ Whatever comes from the visitor, a file or the tokenizer goes through `escape`.
 
 import base64
 import io
+import itertools
 from html import escape
 
 from PIL import Image
@@ -22,10 +23,11 @@ def picture_with_cells(frame: dict, href: str | None) -> str:
         href: where the picture is; None to show the cells alone.
     """
     width, height, (x0, y0, x1, y1) = frame["width"], frame["height"], frame["area"]
-    blank = WordAlignment("", 0, [], [], *[None] * 2, **frame)
+    x, y = WordAlignment("", 0, [], [], *[None] * 2, **frame).tiles()
     cells = "".join(
         f'<rect x="{left:.2f}" y="{top:.2f}" width="{right - left:.2f}" height="{bottom - top:.2f}"/>'
-        for left, top, right, bottom in blank.places()
+        for top, bottom in itertools.pairwise(y)
+        for left, right in itertools.pairwise(x)
     )
     picture = "" if href is None else f'<image href="{escape(href)}" width="{width}" height="{height}"/>'
     unseen = f"M0 0H{width}V{height}H0Z M{x0:.2f} {y0:.2f}H{x1:.2f}V{y1:.2f}H{x0:.2f}Z"

@@ -14,8 +14,9 @@ or with sentences, which are read as they are and scored by the model's similari
 
 IMAGE is an http(s) URL or a picture in base64, bare or as a data URL; a list of them gives a list of answers. An answer
 has the best first. `grid` are the rows and columns of the image's cells, `mass` the share of a word's mass that comes
-from each of them in reading order, and `matched` their sum; the rest is the dustbin's. What cannot be answered gives
-{"error": …, "status": …}, the latter an HTTP status.
+from each of them in reading order, and `matched` their sum; the rest is the dustbin's. Where the checkpoint keeps it,
+`boxes` tells where each cell looks, left, top, right and bottom as shares of what the processor shows to the model.
+What cannot be answered gives {"error": …, "status": …}, the latter an HTTP status.
 
 For a model that takes precomputed regions, IMAGE is a `.npy` file of them, [K, width] numbers with any K, as a URL or
 in base64; of what `alignment` holds, `regions` is K, in the place of `grid`.
@@ -215,6 +216,7 @@ class EndpointHandler:
                     shape = {"regions": image.embeds.shape[1]}
                 else:
                     shape = {"grid": list(self.model.vision_encoder.grid(size, image.last_hidden_state))}
+                    shape |= self._boxes(*size)
                 alignments = self._alignments(image, text, words["input_ids"], request.sentences)
                 for entry, aligned in zip(answer, alignments, strict=True):
                     entry["alignment"] = {**shape, "words": aligned}
@@ -254,6 +256,15 @@ class EndpointHandler:
             return self.model.get_image_features(**inputs)
         except ValueError as error:  # smaller than the model takes
             raise RequestError(f"{place} cannot be used: {error}") from error
+
+    def _boxes(self, height: int, width: int) -> dict:
+        """Where the cells look; nothing of a size that the checkpoint does not keep, since measuring takes long."""
+        kept = getattr(self.model.config, "fragment_boxes", None) or {}
+        if f"{height} x {width}" not in kept:
+            return {}
+        sides = torch.tensor([width, height, width, height])
+        shares = self.model.fragment_boxes(height, width) / sides
+        return {"boxes": [[round(side, 6) for side in box] for box in shares.tolist()]}
 
     def _alignments(self, image, text, input_ids: torch.Tensor, sentences: list[str]) -> list[list[dict]]:
         """For each caption its words, and the share of each one's mass that comes from each cell."""

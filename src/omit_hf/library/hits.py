@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 
 from omit_hf.alignment import EncodedPicture, WordAlignment, align_sentence
-from omit_hf.alignment.cells import window_of
+from omit_hf.alignment.sentence import grid_frame
 from omit_hf.library.files import decode, digest_of
 from omit_hf.library.models import TOKENIZING
 from omit_hf.modeling import OmitFeatures
@@ -71,7 +71,7 @@ class Hit:
         if not isinstance(self.query, str):
             raise ValueError("The query is a picture, which has no words; expected the hit of a sentence.")
         model, processor = self.library.model, self.library.processor
-        encoded = EncodedPicture(self.features, _frame(processor, self.metadata, self.frame))
+        encoded = EncodedPicture(self.features, _frame(model, processor, self.metadata, self.frame))
         with TOKENIZING:
             return align_sentence(model, processor, encoded, self.query)
 
@@ -80,7 +80,7 @@ class Hit:
         """The words of the sentence, with how much of each the picture has, and where most of it is."""
         found, places = self.alignment, self.alignment.places()
         best = found.mass.argmax(axis=0)
-        boxes = [None if places is None else tuple(float(side) for side in places[place]) for place in best]
+        boxes = [None if places is None else tuple(places[place].tolist()) for place in best]
         return [FoundWord(*each) for each in zip(found.words, found.matched.tolist(), boxes, strict=True)]
 
     def picture(self) -> PIL.Image.Image:
@@ -129,12 +129,11 @@ class Hits(list):
         self.proven = proven
 
 
-def _frame(processor, metadata: dict, stored: dict) -> dict:
+def _frame(model, processor, metadata: dict, stored: dict) -> dict:
     """The fields of `WordAlignment` that say where fragments are."""
     width, height = metadata["width"], metadata["height"]
     if stored["grid"] is not None:
-        area = tuple(window_of(processor.image_processor, width, height).tolist())
-        return {"grid": tuple(stored["grid"]), "area": area, "width": width, "height": height}
+        return grid_frame(model, processor, width, height, tuple(stored["grid"]))
     boxes = None if stored["boxes"] is None else np.array(stored["boxes"], float).reshape(-1, 4)
     if width is None or height is None:
         width, height = (1, 1) if boxes is None else (max(1, int(np.ceil(side))) for side in boxes[:, 2:].max(axis=0))

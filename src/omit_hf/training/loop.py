@@ -13,8 +13,10 @@ import psutil
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import broadcast, is_tensorboard_available, set_seed
+from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers.utils import CONFIG_NAME
 
 from omit_hf.cards import environment, model_card
 from omit_hf.data import ImageTextInputs, cache_states, check_data, load_image_text, shuffle_captions
@@ -171,7 +173,8 @@ def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
         accelerator.print(f"Stopped at step {progress.step} (max_steps); resume goes on from here.")
         return {"steps": progress.step, "validation": progress.validations[-1:]}
 
-    on_main_process(accelerator, lambda: publish_best(folder, best_folder(folder, progress)))
+    best, pictures = best_folder(folder, progress), data["validation"]
+    on_main_process(accelerator, lambda: publish(best, folder, pictures, accelerator.device))
     test, scores, seconds = None, None, {}
     if recipe.test:
         best = OmitModel.from_pretrained(folder).to(accelerator.device)
@@ -345,6 +348,18 @@ def validate(accelerator, recipe, model, processor, split, progress: Progress) -
 def save_model(model: OmitModel, processor: OmitProcessor, folder: Path) -> None:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+def publish(best: Path, folder: Path, pictures: Dataset, device: torch.device) -> None:
+    """Move the best model to the top of the output folder, with where its cells look in pictures like the first one.
+
+    Whoever serves it without the package cannot measure that.
+    """
+    if best.is_dir() and "image" in pictures.column_names:
+        model, processor = OmitModel.from_pretrained(best).to(device), OmitProcessor.from_pretrained(best)
+        model.fragment_boxes(*processor(images=pictures[0]["image"])["pixel_values"].shape[-2:])
+        write_atomically(best / CONFIG_NAME, model.config.to_json_string())
+    publish_best(folder, best)
 
 
 def finish(folder: Path, metrics: dict) -> None:

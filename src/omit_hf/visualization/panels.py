@@ -94,6 +94,14 @@ def heat_map(axis: Axes, values: np.ndarray, extent: tuple | None = None) -> Non
     axis.imshow(values, extent=extent, cmap=COLOURS, vmin=0, vmax=1, alpha=opacity, interpolation="nearest")
 
 
+def tiles(axis: Axes, values: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
+    """Draw a heat map whose columns and rows lie between the edges x and y, which need not be evenly spaced."""
+    if all(np.allclose(np.diff(edges), np.diff(edges)[0]) for edges in (x, y)):
+        heat_map(axis, values, (x[0], x[-1], y[-1], y[0]))
+    else:
+        axis.pcolormesh(x, y, values, cmap=COLOURS, vmin=0, vmax=1, alpha=OPACITY * np.sqrt(values), linewidth=0)
+
+
 def colour_scale(figure: Figure, top: float, highest: float, label: str) -> None:
     """Draw a strip of the heat map's colours at the left, with the value of the darkest."""
     axis = place(figure, GAP, top, SCALE_WIDTH, 0.1)
@@ -119,7 +127,7 @@ def picture_panel(
         axis.add_patch(_outline((0, 0, alignment.width, alignment.height), facecolor="0.95", edgecolor="0.6"))
     else:
         axis.imshow(picture, extent=(0, alignment.width, alignment.height, 0))
-    for box in () if alignment.boxes is None else alignment.boxes:
+    for box in () if alignment.boxes is None or alignment.grid is not None else alignment.boxes:
         axis.add_patch(_outline(box, edgecolor="white", linewidth=1.2, alpha=0.7))
         axis.add_patch(_outline(box, edgecolor="black", linewidth=0.5, alpha=0.7))
     write(axis, title, width, ending=ending)
@@ -149,8 +157,7 @@ def word_panel(
         axis.imshow(np.asarray(picture.convert("L")), extent=extent, cmap="gray", vmin=-380, vmax=255)
     mass = alignment.mass[:, word]
     if alignment.grid is not None:
-        left, top, right, bottom = alignment.area
-        heat_map(axis, mass.reshape(alignment.grid) / highest, (left, right, bottom, top))
+        tiles(axis, mass.reshape(alignment.grid) / highest, *alignment.tiles())
         _frame(axis, alignment)  # what a processor pads lies outside of it
     else:
         _boxes(axis, alignment, mass, highest)
