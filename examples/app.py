@@ -4,6 +4,7 @@ It is `omit-hf app`; --help explains it. As a Space: this file as app.py, a requ
 and the variable MODEL with the id of the model.
 """
 
+import omit_hf_command  # noqa: F401 (before torch is loaded)
 from omit_hf.command_line import run_script
 from omit_hf.command_line.app import main
 

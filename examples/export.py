@@ -3,6 +3,7 @@
 It is `omit-hf export`; --help explains it.
 """
 
+import omit_hf_command  # noqa: F401 (before torch is loaded)
 from omit_hf.command_line import run_script
 from omit_hf.command_line.export import main
 

@@ -19,7 +19,7 @@ def check_fields(where: str, names: Iterable[str], known: Iterable[str]) -> None
     known = sorted(known)
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
+            close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.65)
             hint = f"did you mean {close[0]!r}?" if close else f"expected some of {', '.join(known)}."
             raise ValueError(f"{where} has the unknown field {name!r:.80}; {hint}")
 

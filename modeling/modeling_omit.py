@@ -271,7 +271,7 @@ class OmitModel(OmitPreTrainedModel):
         image = self.get_image_features(pixel_values, image_states, region_features, region_mask, **asked)
         text = self.get_text_features(input_ids, attention_mask, text_states, **positions, **asked)
         if return_loss:
-            similarity, loss = self._similarity_and_loss(image, text, image_ids, negatives, gather_negatives)
+            similarity, loss = self.similarity_and_loss(image, text, image_ids, negatives, gather_negatives)
         else:
             similarity, loss = self.similarity(image, text), None
         logits = similarity * self._scale()
@@ -289,7 +289,7 @@ class OmitModel(OmitPreTrainedModel):
             text_model_output=text,
         )
 
-    def _similarity_and_loss(self, image, text, image_ids, negatives, gather_negatives) -> tuple[Tensor, Tensor]:
+    def similarity_and_loss(self, image, text, image_ids, negatives, gather_negatives) -> tuple[Tensor, Tensor]:
         """Similarity of the process's own pairs, and the mean loss of its own anchors, both directions added."""
         if negatives not in ("hardest", "all"):  # whatever the loss
             raise ValueError(f"negatives is {negatives!r}; expected 'hardest' or 'all'.")

@@ -1,4 +1,9 @@
-"""The command `omit-hf`. It stands beside the package, whose import takes seconds, so that its help comes at once."""
+"""The command `omit-hf`. It stands beside the package, whose import takes seconds, so that its help comes at once.
+
+Importing it, before torch is loaded, lets OpenMP's threads wait for each other only shortly before they sleep. As they
+are, they spin, which beside other work keeps the core that the awaited thread needs: training is then 30 times slower,
+and with this 2 times (`examples/benchmarks/threads.py`).
+"""
 
 import argparse
 import importlib
@@ -24,6 +29,10 @@ COMMANDS = {
     "browse": "Find pictures of a library in the browser.",
     "completion": "Print what makes a shell complete these commands.",
 }
+SPINS = "30000"  # a fraction of a millisecond: on a quiet machine nothing is lost
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():  # what the user has chosen stays
+    os.environ["GOMP_SPINCOUNT"] = SPINS
+
 INTERRUPTED = 130  # the status of a program that SIGINT ended
 EXAMPLES = """
 examples, of which none needs data or weights from elsewhere:

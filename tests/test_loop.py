@@ -1,20 +1,19 @@
 import errno
 import json
 import math
-import os
 import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import miniatures
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
+from runs import TRAIN, contents, finish, launch, log_of, names, run, start
 from safetensors.torch import load_file
 from tiny import CODE, PROGRAMS, tiny_recipe
 from transformers import AutoTokenizer
@@ -22,14 +21,13 @@ from transformers import AutoTokenizer
 from omit_hf import OmitModel, OmitProcessor
 from omit_hf.data import ImageTextInputs, load_image_text, shuffle_captions
 from omit_hf.evaluation import evaluate_split
-from omit_hf.training import Recipe, loop, read_recipe_file, train, write_recipe_file
+from omit_hf.training import Recipe, loop, read_recipe_file, trackers, train, write_recipe_file
 from omit_hf.training.building import build_model
 from omit_hf.training.checkpoints import begin_output_dir
 from omit_hf.training.losses import StepLosses
 from omit_hf.training.optimisation import set_learning_rate
 
 PROGRAM = PROGRAMS / "evaluate_a_run.py"
-TRAIN = Path(__file__).parents[1] / "examples" / "train.py"
 SLOW_RANK = PROGRAMS / "slow_rank.py"
 DROPOUT = {"text_config": {**tiny_recipe()["text_config"], "dropout": 0.3}}
 
@@ -39,56 +37,6 @@ def accelerate_begins_anew():
     AcceleratorState._reset_state(True)
     yield
     AcceleratorState._reset_state(True)
-
-
-def run(folder, **options) -> dict:
-    AcceleratorState._reset_state(True)
-    return train(Recipe(**tiny_recipe(output_dir=str(folder), **options)))
-
-
-def launch(folder, processes=1, **options) -> subprocess.Popen:
-    """Start examples/train.py as a user would."""
-    recipe = folder.with_suffix(".yaml")
-    write_recipe_file(Recipe(**tiny_recipe(**options)), recipe)
-    command = [str(TRAIN), str(recipe), "--output_dir", str(folder)]
-    if folder.exists():
-        command.append("--resume")
-    return start(command, processes)
-
-
-def start(command, processes=1) -> subprocess.Popen:
-    """Start a script under Accelerate."""
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-        launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        launcher += ["--main_process_port", "0"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    return subprocess.Popen(
-        launcher + command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def finish(process: subprocess.Popen) -> str:
-    try:
-        output, _ = process.communicate(timeout=240)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # upon which a launcher ends its workers
-        pytest.fail(f"did not end:\n{process.communicate()[0][-3000:]}")
-    assert process.returncode == 0, output[-3000:]
-    return output
-
-
-def log_of(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
-
-
-def names(folder) -> list[str]:
-    return sorted(file.name for file in folder.iterdir())
-
-
-def contents(folder) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -502,7 +450,7 @@ def test_a_recipe_alone_makes_no_run(tmp_path):
 
 
 def test_without_tensorboard_a_run_says_so_and_goes_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loop, "is_tensorboard_available", lambda: False)
+    monkeypatch.setattr(trackers, "get_available_trackers", list)
     run(tmp_path / "run", max_steps=2, tensorboard=True)
     assert capsys.readouterr().out.count("No TensorBoard logs: pip install 'omit-hf[train]'") == 1
     assert [line["step"] for line in log_of(tmp_path / "run")] == [1, 2]

@@ -5,7 +5,10 @@ Triton, and where their cells look.
 """
 
 import importlib
+import sys
 
+if sys.argv[:1] == ["-m"]:  # the command, as `python -m omit_hf`, which imports the package first
+    import omit_hf_command  # noqa: F401
 import omit_hf.alignment.receptive_fields
 import omit_hf.kernels  # noqa: F401 (registers its backends)
 from omit_hf.evaluation.retrieval import retrieval_metrics

@@ -1,7 +1,8 @@
 """Trains a model from a recipe."""
 
 from omit_hf.training.checkpoints import holding_runs, recipe_changes
-from omit_hf.training.loop import train, usable_cores, use_cpu_threads
+from omit_hf.training.loop import train
+from omit_hf.training.machine import usable_cores, use_cpu_threads
 from omit_hf.training.recipe import Recipe
 from omit_hf.training.recipe_files import (
     data_of_model,

@@ -10,6 +10,7 @@ from omit_hf.data.augmentation import mask_token, words_of
 from omit_hf.modeling import OmitConfig, OmitModel, OmitProcessor
 from omit_hf.modeling.backbones_omit import fit_tokenizer, pretrained_backbone, pretrained_tokenizer, text_settings
 from omit_hf.modeling.configuration_omit import check_fields
+from omit_hf.training.low_rank import LowRank, add_adapters
 from omit_hf.training.recipe import Recipe
 
 
@@ -23,6 +24,7 @@ def build_model(recipe: Recipe, train: Dataset) -> tuple[OmitModel, OmitProcesso
     Raises:
         ValueError: if the recipe's configurations or image processor are invalid, or no word occurs often enough.
         OSError: if a pretrained backbone, its image processor or its tokenizer is not found.
+        ImportError: for `lora` without peft.
     """
     if recipe.clip_model is not None:
         model = OmitModel.from_clip(recipe.clip_model, **recipe.config_values())
@@ -35,6 +37,8 @@ def build_model(recipe: Recipe, train: Dataset) -> tuple[OmitModel, OmitProcesso
         model.vision_encoder.backbone.requires_grad_(not recipe.freeze_vision)
         model.vision_encoder.batch_norm_frozen = recipe.freeze_batch_norm
     model.text_encoder.backbone.requires_grad_(not recipe.freeze_text)
+    if recipe.lora is not None:
+        add_adapters(model, LowRank.of(recipe.lora))
     return model, processor
 
 

@@ -2,17 +2,14 @@
 
 import contextlib
 import json
-import os
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import psutil
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import broadcast, is_tensorboard_available, set_seed
+from accelerate.utils import ProjectConfiguration, broadcast, set_seed
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -39,7 +36,10 @@ from omit_hf.training.checkpoints import (
     tidy_output_dir,
     vocabulary_digest,
 )
+from omit_hf.training.gradient_cache import backward_in_chunks, check_chunks
 from omit_hf.training.losses import StepLosses
+from omit_hf.training.low_rank import merge_adapters
+from omit_hf.training.machine import peak_memory, use_cpu_threads
 from omit_hf.training.optimisation import (
     freeze_unreached,
     parameter_groups,
@@ -50,6 +50,7 @@ from omit_hf.training.optimisation import (
 from omit_hf.training.recipe import Recipe
 from omit_hf.training.recipe_files import RECIPE_FILE
 from omit_hf.training.records import METRICS_FILE, Progress, read_metrics
+from omit_hf.training.trackers import LOGS, asked_trackers, installed_trackers, log_result, start_trackers
 from omit_hf.writing import write_atomically, write_folder
 
 
@@ -74,16 +75,16 @@ def train(recipe: Recipe) -> dict:
     recipe.validate()  # again, since fields may have changed after its creation
     if recipe.output_dir is None:
         raise ValueError("output_dir is None; expected a folder for the result.")
-    tensorboard = recipe.tensorboard and is_tensorboard_available()
+    trackers, missing = installed_trackers(asked_trackers(recipe))
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),
-        log_with="tensorboard" if tensorboard else None,
-        project_dir=recipe.output_dir,
+        log_with=trackers,
+        project_config=ProjectConfiguration(recipe.output_dir, str(Path(recipe.output_dir) / LOGS)),
     )
-    if recipe.tensorboard and not tensorboard:
-        accelerator.print("No TensorBoard logs: pip install 'omit-hf[train]' brings it; train_log.jsonl has all of it.")
+    for line in missing:
+        accelerator.print(line)
     use_cpu_threads(accelerator, recipe.cpu_threads)
     lock = FolderLock(recipe.output_dir, "training", accelerator.process_index)
     with contextlib.ExitStack() as ending:  # the last one first
@@ -132,6 +133,8 @@ def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
         generator=torch.Generator(),  # its own, so that starting an epoch draws nothing from the global one
     )
     freeze_unreached(model.cpu(), inputs.pairs(range(2)))
+    if recipe.mini_batch_size is not None:
+        check_chunks(accelerator, model.train())
     stages = unfreezing(model, recipe)
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe))
     migrate_when_loaded(model, optimizer)
@@ -150,8 +153,7 @@ def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
         on_main_process(accelerator, lambda: begin(recipe, folder, lock))
         lock.acquire()
         progress = Progress(num_processes=accelerator.num_processes, vocabulary=vocabulary)
-    if accelerator.log_with:
-        accelerator.init_trackers("logs")
+    start_trackers(accelerator, recipe)
     log = TrainingLog(folder, progress.step) if accelerator.is_main_process else None
 
     while True:
@@ -203,6 +205,8 @@ def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
         "recipe": asdict(recipe),
         "environment": environment(accelerator.num_processes, accelerator.device),
     }
+    if test is not None:
+        log_result(accelerator, progress.step, test, model_card(metrics))
     on_main_process(accelerator, lambda: finish(folder, metrics))
     accelerator.print(
         f"Trained on {metrics['pairs_per_second']:.1f} pairs/s, waiting for data {metrics['waiting_for_data']:.1%} of "
@@ -250,8 +254,11 @@ def train_epoch(accelerator, recipe, model, optimizer, loader, progress: Progres
     for batch in bar:
         with accelerator.accumulate(model):
             rate = set_learning_rate(optimizer, recipe, progress.step, progress.epoch)
-            loss = model(**batch, return_loss=True, negatives=negatives, gather_negatives=True).loss
-            accelerator.backward(loss)
+            if recipe.mini_batch_size is None:
+                loss = model(**batch, return_loss=True, negatives=negatives, gather_negatives=True).loss
+                accelerator.backward(loss)
+            else:
+                loss = backward_in_chunks(accelerator, model, batch, recipe.mini_batch_size, negatives)
             if accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
             optimizer.step()
@@ -307,18 +314,6 @@ def timed(batches: Iterable, progress: Progress) -> Iterator:
         yield batch
 
 
-def peak_memory(accelerator: Accelerator) -> int:
-    """Measure peak memory in bytes: of the GPU's tensors in this epoch or, without a GPU, of the process so far."""
-    if accelerator.device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-    import resource  # Windows lacks it
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def validate(accelerator, recipe, model, processor, split, progress: Progress) -> None:
     """Measure retrieval on the validation split, save the model if its RSUM is the best yet, and record it."""
     raw = accelerator.unwrap_model(model)
@@ -346,7 +341,7 @@ def validate(accelerator, recipe, model, processor, split, progress: Progress) -
 
 
 def save_model(model: OmitModel, processor: OmitProcessor, folder: Path) -> None:
-    model.save_pretrained(folder)
+    merge_adapters(model).save_pretrained(folder)
     processor.save_pretrained(folder)
 
 
@@ -375,20 +370,3 @@ def finish(folder: Path, metrics: dict) -> None:
 
 def stopped(recipe: Recipe, progress: Progress) -> bool:
     return recipe.max_steps is not None and progress.step >= recipe.max_steps
-
-
-def use_cpu_threads(accelerator: Accelerator, threads: int) -> None:
-    """Give every process its share of the cores on a CPU; `accelerate launch` leaves it only one thread.
-
-    Raises:
-        ValueError: if the number of threads is below 0.
-    """
-    if threads < 0:
-        raise ValueError(f"cpu_threads is {threads}; expected at least 0.")
-    if accelerator.device.type == "cpu":
-        torch.set_num_threads(threads or max(1, usable_cores() // accelerator.num_processes))
-
-
-def usable_cores() -> int:
-    """Count the cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

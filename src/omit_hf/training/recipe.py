@@ -15,10 +15,11 @@ from omit_hf.command_line import expanded
 from omit_hf.modeling.configuration_omit import OmitConfig, check_fields
 from omit_hf.parsing import MAX_SHOWN, parse_json, shown
 from omit_hf.training.config_fields import OfConfig
+from omit_hf.training.low_rank import LowRank
 from omit_hf.training.recipe_fields import DataFields, LossFields, ModelFields, OptimisationFields, RunFields
 
 BACKBONES = ("vision_model", "text_model", "vision_config", "text_config")
-IN_JSON = ("data_options", "vision_config", "text_config", "image_processor")  # on a command line
+IN_JSON = ("data_options", "vision_config", "text_config", "image_processor", "lora")  # on a command line
 # Fields whose leading ~ is the home folder. cache_folder and word_vectors keep theirs until they are opened, so that a
 # recipe reads the same on every machine.
 PATHS = ("data", "data_options", "clip_model", "vision_model", "text_model", "output_dir")
@@ -37,6 +38,8 @@ class Recipe(RunFields, OptimisationFields, LossFields, ModelFields, DataFields)
         for name in IN_JSON:
             if isinstance(getattr(self, name), str):
                 setattr(self, name, _object(name, getattr(self, name)))
+        if isinstance(self.report_to, str):
+            self.report_to = [self.report_to]
         for name in PATHS:
             setattr(self, name, expanded(getattr(self, name)))
         self.validate()
@@ -106,6 +109,22 @@ class Recipe(RunFields, OptimisationFields, LossFields, ModelFields, DataFields)
             )
         if self.unfreeze_epochs and self.freeze_vision:
             raise ValueError("unfreeze_epochs and freeze_vision are given; expected one of them.")
+        if self.lora is not None:
+            self._check_lora(LowRank.of(self.lora))
+
+    def _check_lora(self, lora: LowRank) -> None:
+        if lora.adapts("vision") and self.takes_regions:
+            raise ValueError(f"lora has side {lora.side!r}; expected 'text', since omit_region has no backbone.")
+        if lora.adapts("text") and self.text_config is not None:
+            raise ValueError(
+                f"lora has side {lora.side!r}; expected 'vision', since an omit_bigru is trained from nothing."
+            )
+        for name, side in (("freeze_vision", "vision"), ("unfreeze_epochs", "vision"), ("freeze_text", "text")):
+            if getattr(self, name) and lora.adapts(side):
+                raise ValueError(
+                    f"{name} and lora with side {lora.side!r} are given; expected one of them: lora freezes the "
+                    "backbones that it adapts."
+                )
 
     def _check_sides(self) -> None:
         if self.clip_model is not None:
@@ -130,6 +149,11 @@ class Recipe(RunFields, OptimisationFields, LossFields, ModelFields, DataFields)
         self._at_least(1, "num_epochs", "batch_size", "gradient_accumulation_steps")
         if self.batch_size < 2:
             raise ValueError("batch_size is 1; expected at least 2, or there are no negatives.")
+        if self.mini_batch_size is not None and not 1 <= self.mini_batch_size < self.batch_size:
+            raise ValueError(
+                f"mini_batch_size is {self.mini_batch_size}; expected 1 to {self.batch_size - 1}, less than "
+                "batch_size, or none for whole batches."
+            )
         self._at_least(0, "warmup_steps")
         for name in ("learning_rate", "max_grad_norm"):
             if not 0 < getattr(self, name) < math.inf:

@@ -72,6 +72,11 @@ class ModelFields:
         "Epochs, from 0, from which the vision backbone's last stage, the one before it … are trained; a stage beyond "
         "the list stays frozen. Empty to train all from the start.",
     )
+    lora: dict | str | None = option(
+        None,
+        "Train small matrices beside the layers of the backbones, which stay as they are (peft): side (vision, text or "
+        "both), r, alpha, target_modules, dropout. The result has them merged.",
+    )
     projection_dim: Any = OfConfig()
     matching: Any = OfConfig()
     regularization: Any = OfConfig()
@@ -104,6 +109,11 @@ class OptimisationFields:
 
     num_epochs: int = option(25, "Epochs; one passes over every caption.")
     batch_size: int = option(128, "Pairs a batch, on each process.")
+    mini_batch_size: int | None = option(
+        None,
+        "Pairs that are encoded at once, so that a large batch, all of whose pairs are negatives of each other, fits "
+        "into memory (GradCache); each step costs one more forward pass. By default the whole batch.",
+    )
     gradient_accumulation_steps: int = option(1, "Batches whose gradients are added up for a step.")
     learning_rate: float = option(5e-4, "Peak learning rate of AdamW.")
     vision_lr_factor: float = option(1.0, "Factor on it for the vision backbone (the paper's family takes 0.01).")
@@ -137,7 +147,14 @@ class RunFields:
     log_steps: int = option(
         10, "Steps between writes to the logs, which have every step; a loss that is no number is found then."
     )
-    tensorboard: bool = option(True, "Log to TensorBoard as well, in <output_dir>/logs, where it is installed.")
+    report_to: list[str] | str | None = option(
+        None,
+        "Trackers that follow the run: tensorboard (in <output_dir>/logs; the default), trackio, wandb, mlflow and "
+        "others of Accelerate; all that are installed, or none.",
+    )
+    project: str = option("omit-hf", "Project, or experiment, of the run in the trackers.")
+    run_name: str | None = option(None, "Name of the run in the trackers; that of output_dir by default.")
+    tensorboard: bool = option(True, "Of older recipes: false is report_to: none.")
     eval_batch_size: int = option(128, "Images or captions encoded at once in evaluation.")
     eval_memory: int = option(2**26, "Bytes for the intermediate results of scoring a tile of pairs.")
     cpu_threads: int = option(0, "Threads of each process on a CPU; 0 shares the cores out among the processes.")
