@@ -80,7 +80,7 @@ def train(recipe: Recipe) -> dict:
         mixed_precision=recipe.mixed_precision,
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),
-        log_with=trackers,
+        log_with=trackers or None,
         project_config=ProjectConfiguration(recipe.output_dir, str(Path(recipe.output_dir) / LOGS)),
     )
     for line in missing:

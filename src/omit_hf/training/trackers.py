@@ -63,8 +63,11 @@ def start_trackers(accelerator: Accelerator, recipe: Recipe) -> None:
     name = recipe.run_name or Path(recipe.output_dir).resolve().name
     options = {tracker: {argument: name} for tracker, argument in RUN_NAMES.items()}
     options["trackio"]["resume"] = "allow" if recipe.resume else "never"
-    # Weights & Biases finds a run that was cut off by a file that it leaves in its folder.
-    options["wandb"] |= {"dir": recipe.output_dir, "resume": "auto" if recipe.resume else None}
+    # Weights & Biases finds a run that was cut off by a file that it leaves in its folder, which it does not make.
+    logs = Path(recipe.output_dir) / LOGS
+    options["wandb"] |= {"dir": str(logs), "resume": "auto" if recipe.resume else None}
+    if "wandb" in map(str, accelerator.log_with) and accelerator.is_main_process:
+        logs.mkdir(exist_ok=True)
     plain = (bool, int, float, str)
     config = {
         field: value if isinstance(value, plain) else json.dumps(value)
