@@ -114,6 +114,7 @@ class GridEncoder(BackboneEncoder):
         super().__init__()
         self.backbone = build_vision_backbone(config.vision_config) if backbone is None else backbone
         check_input(self.backbone, "vision", "pixel_values")
+        self._no_split_modules = self.backbone._no_split_modules
         self.kind, self.pooling_head = config.vision_config.model_type, config.vision_pooling_head
         self.interpolates = "interpolate_pos_encoding" in inspect.signature(self.backbone.forward).parameters
         learned = self.interpolates or most_tokens(self.backbone) is not None  # AIMv2 has a table, as texts do
@@ -155,8 +156,7 @@ class GridEncoder(BackboneEncoder):
             raise
         if "feature_maps" in output:  # of a stage before the last
             output["last_hidden_state"] = output.feature_maps[-1]
-        cells = output.last_hidden_state
-        count = math.prod(self.grid((height, width), cells))
+        cells, count = output.last_hidden_state, math.prod(self.grid((height, width), output.last_hidden_state))
         cells = cells.flatten(2).transpose(1, 2) if cells.ndim == 4 else cells  # [B, width, H, W]
         prefix = cells.shape[1] - count
         if self.kind == "clip_vision_model":  # CLIP normalises the CLS state alone, since it reads no other
@@ -196,13 +196,13 @@ class TextEncoder(BackboneEncoder):
 
     def __init__(self, config, backbone: nn.Module | None = None):
         super().__init__()
-        self.special_token_ids = tuple(config.special_token_ids or ())
-        self.pooling = config.text_pooling
+        self.special_token_ids, self.pooling = tuple(config.special_token_ids or ()), config.text_pooling
         text, kind = config.text_config, config.text_config.model_type
         self.backbone = build_text_backbone(text) if backbone is None else backbone
         self.most_tokens = most_tokens(self.backbone)
         if kind != "omit_bigru":
             check_input(self.backbone, "text", "input_ids")
+            self._no_split_modules = self.backbone._no_split_modules
         self.fixed_length = None
         if kind == "siglip_text_model":  # trained without a mask, on captions that are all padded to one length
             self.fixed_length, self.padding = text.max_position_embeddings, text.pad_token_id

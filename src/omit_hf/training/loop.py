@@ -50,6 +50,7 @@ from omit_hf.training.optimisation import (
 from omit_hf.training.recipe import Recipe
 from omit_hf.training.recipe_files import RECIPE_FILE
 from omit_hf.training.records import METRICS_FILE, Progress, read_metrics
+from omit_hf.training.sharding import check_sharding, is_sharded, whole_model
 from omit_hf.training.trackers import LOGS, asked_trackers, installed_trackers, log_result, start_trackers
 from omit_hf.writing import write_atomically, write_folder
 
@@ -85,6 +86,7 @@ def train(recipe: Recipe) -> dict:
     )
     for line in missing:
         accelerator.print(line)
+    check_sharding(accelerator, recipe)
     use_cpu_threads(accelerator, recipe.cpu_threads)
     lock = FolderLock(recipe.output_dir, "training", accelerator.process_index)
     with contextlib.ExitStack() as ending:  # the last one first
@@ -116,7 +118,8 @@ def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
     if recipe.word_vectors is not None:
         word_vectors = use_word_vectors(recipe, model, processor)
         accelerator.print("word_vectors: {found} of the vocabulary's {words} words".format(**word_vectors))
-    model.vision_encoder.to(memory_format=torch.channels_last)  # makes convolutions faster
+    if not is_sharded(accelerator):  # FSDP takes no such weights
+        model.vision_encoder.to(memory_format=torch.channels_last)  # makes convolutions faster
     if recipe.cache_states:
         model.to(accelerator.device)
         with accelerator.main_process_first():
@@ -316,7 +319,7 @@ def timed(batches: Iterable, progress: Progress) -> Iterator:
 
 def validate(accelerator, recipe, model, processor, split, progress: Progress) -> None:
     """Measure retrieval on the validation split, save the model if its RSUM is the best yet, and record it."""
-    raw = accelerator.unwrap_model(model)
+    raw = whole_model(accelerator, model)
     # A forward pass begins with the first process's batch-norm statistics; since the last one they have moved apart.
     if accelerator.num_processes > 1:
         for buffer in raw.buffers():
