@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 
 from omit_hf_command import SPINS
 
-BUSY = [sys.executable, "-c", "while True: pass"]
+# It ends with this process, however that ends.
+BUSY = [sys.executable, "-c", "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"]
 SETTINGS = {
     "default": {},
     "omit-hf": {"GOMP_SPINCOUNT": SPINS},
