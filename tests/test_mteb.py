@@ -1,6 +1,7 @@
 """mteb evaluates OMIT with OMIT's own scores: real tasks of MIEB, on data of their columns in miniature."""
 
 import re
+from itertools import groupby
 from pathlib import Path
 
 import mteb
@@ -13,7 +14,8 @@ from torch.utils.data import DataLoader
 
 from omit_hf import OmitModel
 from omit_hf.evaluation import evaluate_split, same_side_similarity, split_similarity
-from omit_hf.mteb import OmitForMteb
+from omit_hf.modeling.matching_omit import MATCHING
+from omit_hf.mteb import EncodedItems, OmitForMteb
 
 PAIR_COLUMNS = {
     "Winoground": (("image_0", "image_1"), ("caption_0", "caption_1")),
@@ -177,6 +179,42 @@ def test_the_pairs_scores_are_the_matrix(split, wrapped, scenes_model, processor
     assert wrapped.similarity(texts, images).numpy() == pytest.approx(matrix.T, abs=1e-5)
     first = texts[: len(images)]
     assert wrapped.similarity_pairwise(images, first).numpy() == pytest.approx(np.diagonal(matrix), abs=1e-5)
+
+
+@pytest.mark.parametrize("matching", MATCHING)
+def test_every_head_gives_its_own_scores(matching, split, processor):
+    """Gathered from batches of other lengths, and padded anew."""
+    torch.manual_seed(0)
+    text = {**TEXT, "vocab_size": len(processor.tokenizer)}
+    model = OmitModel(tiny_config(matching=matching, text_config=text)).eval()
+    wrapped = OmitForMteb(model, processor=processor)
+    images, texts = encoded(wrapped, split)
+    matrix = split_similarity(model, processor, split, progress=False)
+    assert wrapped.similarity(images[5:8], texts[-20:]).numpy() == pytest.approx(matrix[5:8, -20:], abs=1e-5)
+    assert wrapped.mteb_model_meta.model_type == ["late-interaction" if model.matching.aligns else "dense"]
+
+
+def test_products_are_computed_in_tiles(split, wrapped, scenes_model, processor, monkeypatch):
+    matrix = split_similarity(scenes_model, processor, split, progress=False)
+    sizes, gather = [], EncodedItems.gather
+    monkeypatch.setattr("omit_hf.mteb.embeddings.TILE", 7)
+    monkeypatch.setattr(
+        EncodedItems, "gather", lambda self, numbers: sizes.append(len(numbers)) or gather(self, numbers)
+    )
+    assert wrapped.similarity(*encoded(wrapped, split)).numpy() == pytest.approx(matrix, abs=1e-5)
+    assert max(sizes) == 7
+
+
+def test_search_never_holds_more_than_a_chunk(split, scenes_model, processor, monkeypatch):
+    """Documents are encoded when their chunk is scored, and not before."""
+    model = OmitForMteb(scenes_model, processor=processor, corpus_chunk_size=8)
+    events, encode, score = [], model._encoded, scenes_model.similarity
+    monkeypatch.setattr(model, "_encoded", lambda *a: (events.append("encode") or each for each in encode(*a)))
+    monkeypatch.setattr(scenes_model, "similarity", lambda *a: events.append("score") or score(*a))
+    search(model, retrieval_data(split, "i2t"), task_of("Flickr30kI2TRetrieval"), top_k=3)
+    runs = [len(list(group)) for event, group in groupby(events) if event == "encode"]
+    assert runs[0] == 6 + 2  # 24 queries by 4, and the first chunk
+    assert max(runs[1:]) == 2
 
 
 def encoded(wrapped, split):
