@@ -6,5 +6,6 @@ torch.export whose text encoder is a BiGRU needs `import omit_hf.export` before 
 
 from omit_hf.export.files import DESCRIPTION_FILE, export_model
 from omit_hf.export.parts import picture_size
+from omit_hf.export.quantized import save_quantized
 
-__all__ = ["DESCRIPTION_FILE", "export_model", "picture_size"]
+__all__ = ["DESCRIPTION_FILE", "export_model", "picture_size", "save_quantized"]

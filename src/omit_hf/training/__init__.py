@@ -17,11 +17,14 @@ from omit_hf.training.recipe_files import (
     recipe_value,
     write_recipe_file,
 )
+from omit_hf.training.trainer_guard import TrainerGuard, guard_loading
 
 __all__ = [
     "Recipe",
+    "TrainerGuard",
     "data_of_model",
     "find_recipe",
+    "guard_loading",
     "holding_runs",
     "load_split",
     "own_recipes",
