@@ -27,6 +27,8 @@ TOOLS = {
     "peft": ("peft", ["test_low_rank.py"]),
     "TensorBoard": ("tensorboard", ["test_trackers.py::test_tensorboard_has_losses_recipe_test_and_card"]),
     "trackio": ("trackio", ["test_trackers.py::test_trackio_follows_a_run_and_its_resumption_without_a_network"]),
+    "Trainer": ("transformers", ["test_trainer_guard.py"]),
+    "mteb": ("mteb", ["test_mteb.py"]),
     "pipeline": ("transformers", ["test_pipeline.py"]),
     "inference endpoint": ("transformers", ["test_handler.py"]),
     "ONNX, torch.export": ("onnx", ["test_export.py"]),

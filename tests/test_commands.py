@@ -191,19 +191,23 @@ def test_a_text_on_one_line():
     assert one_line("a\r\n\t\x1b[31m\u2028\u202e\udcff") == r"a\r\n\t\x1b[31m\u2028\u202e\udcff"
 
 
+TRAIN = str(Path(__file__).parents[1] / "examples" / "train.py")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the variable is of GNU's OpenMP")
 @pytest.mark.parametrize(
-    "command",
-    [["-m", "omit_hf"], ["-m", "omit_hf_command"], [str(Path(__file__).parents[1] / "examples" / "train.py")]],
-)
-@pytest.mark.parametrize(
-    ("chosen", "expected"),
-    [({}, "30000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+    ("command", "chosen", "expected"),
+    [
+        (["-m", "omit_hf", "train"], {}, "30000"),
+        (["-m", "omit_hf_command", "train"], {"GOMP_SPINCOUNT": "7"}, "7"),
+        ([TRAIN], {}, "30000"),
+        ([TRAIN], {"OMP_WAIT_POLICY": "PASSIVE"}, "0"),
+    ],
 )
 def test_threads_spin_shortly_unless_the_user_chose(command, chosen, expected):
     """OpenMP itself tells, once torch has loaded it: a variable that came too late it would not have."""
-    command = [sys.executable, *command, *(["train"] if command[0] == "-m" else []), "--help"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     environment = {**clean, **chosen, "OMP_DISPLAY_ENV": "verbose"}
+    command = [sys.executable, *command, "--help"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert f"GOMP_SPINCOUNT = '{expected}'" in ended.stderr

@@ -111,7 +111,7 @@ def known_data(data: str, options: dict | None = None, splits: dict | None = Non
         return KnownData(data.removeprefix("hub:"), hub_id=data.removeprefix("hub:"))
     found = KNOWN.get(Path(data).stem)
     if found is None or (
-        splits is not None and any(splits[each]["images"] not in n for each, n in found.sizes.items())
+        splits is not None and any(splits[each]["images"] not in n for each, n in found.sizes.items() if each in splits)
     ):
         return KnownData(Path(data).stem)
     if splits is not None and splits["test"]["images"] != found.sizes["test"][0]:

@@ -104,7 +104,9 @@ Published by others on {known.measured_as}, **not measured by us**:
 def ingredients(recipe: dict, known: KnownData, splits: dict | None = None) -> str:
     """List the data, backbones and other sources of the weights, with their terms as far as known."""
     counts = ""
-    if splits is not None:
+    if splits is not None and "train" not in splits:
+        counts = ", its training split read as a stream"
+    elif splits is not None:
         counts = f", {splits['train']['images']} images and {splits['train']['captions']} captions for training"
     terms = f"{known.terms}." if known.terms else "their terms are not known to us."
     lines = [f"Data: {known.name}{counts}; {terms}"]

@@ -51,6 +51,7 @@ from omit_hf.training.recipe import Recipe
 from omit_hf.training.recipe_files import RECIPE_FILE
 from omit_hf.training.records import METRICS_FILE, Progress, read_metrics
 from omit_hf.training.sharding import check_sharding, is_sharded, whole_model
+from omit_hf.training.streams import PairStream, beginning_of, open_stream
 from omit_hf.training.trackers import LOGS, asked_trackers, installed_trackers, log_result, start_trackers
 from omit_hf.writing import write_atomically, write_folder
 
@@ -109,10 +110,14 @@ def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
         return complete
 
     set_seed(recipe.seed)
-    used = ["train", "validation", *["test"] * recipe.test]
+    stream = None if recipe.epoch_steps is None else open_stream(recipe)
+    used = [*["train"] * (stream is None), "validation", *["test"] * recipe.test]
     data = load_image_text(recipe.data, **{**(recipe.data_options or {}), "only": used})
     check_data(data, used, read_images=recipe.check_images)
-    data["train"] = shuffle_captions(data["train"], recipe.caption_noise, recipe.seed)
+    if stream is None:
+        data["train"] = shuffle_captions(data["train"], recipe.caption_noise, recipe.seed)
+    else:  # what vocabularies are made of
+        data["train"] = beginning_of(stream, recipe.vocabulary_images)
     model, processor = build_model(recipe, data["train"])
     word_vectors = None
     if recipe.word_vectors is not None:
@@ -125,24 +130,32 @@ def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
         with accelerator.main_process_first():
             frozen = {"image": recipe.freeze_vision, "text": recipe.freeze_text}
             data = cache_states(model, processor, data, recipe.cache_folder, **frozen)
-    inputs = ImageTextInputs(data["train"], processor, build_augmentation(recipe, data["train"], processor))
-    loader = DataLoader(
-        range(len(inputs)),
-        batch_size=recipe.batch_size,
-        shuffle=True,
-        drop_last=True,
-        collate_fn=inputs.pairs,
-        num_workers=recipe.num_workers,
-        generator=torch.Generator(),  # its own, so that starting an epoch draws nothing from the global one
-    )
-    freeze_unreached(model.cpu(), inputs.pairs(range(2)))
+    augmentation = build_augmentation(recipe, data["train"], processor)
+    if stream is None:
+        inputs = ImageTextInputs(data["train"], processor, augmentation)
+        loader = DataLoader(
+            range(len(inputs)),
+            batch_size=recipe.batch_size,
+            shuffle=True,
+            drop_last=True,
+            collate_fn=inputs.pairs,
+            num_workers=recipe.num_workers,
+            generator=torch.Generator(),  # its own, so that starting an epoch draws nothing from the global one
+        )
+        few = inputs.pairs(range(2))
+    else:
+        loader = PairStream(stream, processor, recipe, accelerator, augmentation)
+        few = loader.first(2)
+    freeze_unreached(model.cpu(), few)
     if recipe.mini_batch_size is not None:
         check_chunks(accelerator, model.train())
     stages = unfreezing(model, recipe)
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe))
     migrate_when_loaded(model, optimizer)
     trained_parameters = sum(each.numel() for each in model.parameters() if each.requires_grad)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    if stream is None:
+        loader = accelerator.prepare(loader)
     if len(loader) == 0:
         raise ValueError(
             f"{len(inputs)} training pairs make no batch of {recipe.batch_size} for each of "
@@ -168,9 +181,10 @@ def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
             # The distributed wrapper exchanges the gradients of the parameters that had one when it was made.
             raw = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
             accelerator.free_memory()
-            model, optimizer, loader = accelerator.prepare(raw, optimizer, loader)
-        if inputs.augmentation is not None:
-            inputs.augmentation.epoch = progress.epoch  # before the worker processes get their copy
+            model, optimizer = accelerator.prepare(raw, optimizer)
+            loader = accelerator.prepare(loader) if stream is None else loader
+        if augmentation is not None:
+            augmentation.epoch = progress.epoch  # before the worker processes get their copy
         train_epoch(accelerator, recipe, model, optimizer, loader, progress, log)
         if progress.batch == 0:  # otherwise it stopped in mid-epoch, and the checkpoint exists
             save_checkpoint(accelerator, folder, progress, recipe.keep_checkpoints)
@@ -203,7 +217,9 @@ def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
         "trained_parameters": trained_parameters,
         "word_vectors": word_vectors,
         "splits": {
-            split: {"images": len(rows), "captions": sum(map(len, rows["captions"]))} for split, rows in data.items()
+            split: {"images": len(rows), "captions": sum(map(len, rows["captions"]))}
+            for split, rows in data.items()
+            if split in used  # of a stream nobody counts
         },
         "recipe": asdict(recipe),
         "environment": environment(accelerator.num_processes, accelerator.device),
@@ -242,7 +258,10 @@ def train_epoch(accelerator, recipe, model, optimizer, loader, progress: Progres
     """Train from the point that the progress names to the end of the epoch."""
     model.train()
     loader.set_epoch(progress.epoch)
-    batches = accelerator.skip_first_batches(loader, progress.batch) if progress.batch else loader
+    if isinstance(loader, PairStream):
+        batches = loader.starting_at(progress.batch)
+    else:
+        batches = accelerator.skip_first_batches(loader, progress.batch) if progress.batch else loader
     negatives = "all" if progress.epoch < recipe.all_negatives_epochs else "hardest"
     if accelerator.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

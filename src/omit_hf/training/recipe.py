@@ -80,6 +80,16 @@ class Recipe(RunFields, OptimisationFields, LossFields, ModelFields, DataFields)
         for name in ("word_augmentation", "caption_noise"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a share from 0 to below 1.")
+        if self.epoch_steps is not None:
+            self._at_least(1, "epoch_steps", "shuffle_buffer", "vocabulary_images")
+            for name in ("cache_states", "caption_noise", "check_images", "num_workers"):
+                if getattr(self, name):
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)}, and epoch_steps reads the training split as a stream; "
+                        f"expected one of them. Leave {name} out."
+                    )
+            if self.takes_regions:
+                raise ValueError("epoch_steps reads pictures as a stream; expected none for precomputed regions.")
         if not 0 < self.image_crop <= 1:
             raise ValueError(f"image_crop is {self.image_crop}; expected a share above 0, up to 1 for no crop.")
 

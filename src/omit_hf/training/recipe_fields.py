@@ -24,6 +24,15 @@ class DataFields:
     num_workers: int = option(0, "Worker processes that load the data; 0 loads in the training process.")
     cache_folder: str = option("~/.cache/omit_hf", "Where the states of frozen backbones are kept.")
     cache_states: bool = option(False, "Run frozen backbones once and train on what they gave, from disk.")
+    epoch_steps: int | None = option(
+        None,
+        "Read the training split as a stream, for data that fit on no disk (hub: and folders of parquet files), and "
+        "call so many steps an epoch. Validation and test are loaded as ever.",
+    )
+    shuffle_buffer: int = option(10_000, "Pairs of a stream that are held in memory and drawn from at random.")
+    vocabulary_images: int = option(
+        10_000, "First images of a stream whose captions make an omit_bigru's vocabulary and that of word_augmentation."
+    )
     word_augmentation: float = option(
         0.0, "Share of the training captions' words that is masked, replaced or deleted (the paper's family: 0.2)."
     )
