@@ -69,7 +69,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("chunk", [1, 3, 5, 9])
+@pytest.mark.parametrize("chunk", [1, 4])
 def test_gradients_are_those_of_the_whole_batch(accelerator, options, chunk):
     plain, chunked = model_of(**options), model_of(**options)
     batch = batch_of()

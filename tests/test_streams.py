@@ -20,15 +20,21 @@ PICTURES = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.05)  # 5 seconds, at the end of each pass
     AcceleratorState._reset_state(True)
     yield
     AcceleratorState._reset_state(True)
 
 
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return sources.parquet(tmp_path_factory.mktemp("table") / "data")
+
+
 @pytest.fixture
-def fields(tmp_path) -> dict:
+def fields(table) -> dict:
     """Of a recipe that streams 6 images of 5 captions, in 2 shards."""
-    source, options = sources.parquet(tmp_path / "data")
+    source, options = table
     fields = {"data": str(source), "data_options": options, "image_processor": PICTURES, "epoch_steps": 4}
     return tiny_recipe(**fields, batch_size=5, shuffle_buffer=4)
 
