@@ -1,12 +1,14 @@
 import errno
 import json
 import math
+import os
 import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import miniatures
 import pytest
@@ -197,6 +199,29 @@ def test_augmentation_is_the_same_with_other_workers(tmp_path):
     plain, augmented = ([line["loss"] for line in log_of(tmp_path / name)] for name in ("plain", "augmented"))
     assert plain[0] == pytest.approx(plain[1], rel=1e-5)
     assert len({round(loss, 4) for loss in (plain[0], *augmented)}) == 3
+
+
+@pytest.mark.parametrize("moved", [0, 1, 5])
+def test_a_run_that_is_stopped_while_it_publishes_goes_on(tmp_path, trained, monkeypatch, moved):
+    """Also where some files of the best model are at the top already, and the rest loads no more."""
+    replace, done = os.replace, []
+
+    def stop(source, target):
+        if Path(source).parent.name.startswith("best-") and not Path(source).name.startswith("."):
+            if len(done) == moved:
+                raise KeyboardInterrupt
+            done.append(target)
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "run", num_epochs=1)
+    assert len(done) == moved
+    run(tmp_path / "run", num_epochs=1, resume=True)
+    assert set(names(tmp_path / "run")) == set(names(trained[0])) - {"logs"}
+    assert not list((tmp_path / "run" / "checkpoints").glob("best-*"))
+    assert OmitModel.from_pretrained(tmp_path / "run").config.fragment_boxes  # measured before anything was moved
 
 
 def backbone_at(folder, step) -> dict[str, torch.Tensor]:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from transformers.utils import CONFIG_NAME
 
 from omit_hf.ownership import LOCK_FILE, FolderLock
 from omit_hf.parsing import BYTE_ORDER_MARK, parse_json
@@ -330,10 +331,13 @@ def best_folder(folder: Path, progress: Progress) -> Path:
 
 
 def publish_best(folder: Path, best: Path) -> None:
-    """Move the best model's files to the top of the output folder; can be repeated if it is cut off."""
+    """Move the best model's files to the top of the output folder; can be repeated if it is cut off.
+
+    The configuration goes first: where it is missing, the move has begun, and the model no longer loads.
+    """
     if best.is_dir():
         with names_what_fails(folder):
-            for file in list(best.iterdir()):
+            for file in sorted(best.iterdir(), key=lambda file: file.name != CONFIG_NAME):
                 os.replace(file, folder / file.name)
             best.rmdir()
 

@@ -372,7 +372,7 @@ def publish(best: Path, folder: Path, pictures: Dataset, device: torch.device) -
 
     Whoever serves it without the package cannot measure that.
     """
-    if best.is_dir() and "image" in pictures.column_names:
+    if (best / CONFIG_NAME).is_file() and "image" in pictures.column_names:
         model, processor = OmitModel.from_pretrained(best).to(device), OmitProcessor.from_pretrained(best)
         model.fragment_boxes(*processor(images=pictures[0]["image"])["pixel_values"].shape[-2:])
         write_atomically(best / CONFIG_NAME, model.config.to_json_string())
