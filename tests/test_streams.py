@@ -12,7 +12,7 @@ from tiny import REGIONS, tiny_recipe
 
 from omit_hf.training import Recipe, streams
 from omit_hf.training.building import build_model
-from omit_hf.training.streams import PairStream, beginning_of, open_stream
+from omit_hf.training.streams import PairStream, open_stream, vocabulary_captions
 
 PICTURES = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
 
@@ -51,6 +51,17 @@ class Process:
     register_load_state_pre_hook = register_save_state_pre_hook
 
 
+class Recorder:
+    """Makes no inputs, and keeps what they would be made of."""
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def __getitem__(self, pairs):
+        self.seen += [(each["image_id"], each["caption"]) for each in pairs]
+        return {}
+
+
 def pairs_of(stream, count) -> list[tuple]:
     """The next pairs of a stream, as their images and captions."""
     stream.coming = stream.coming or stream._all_pairs()
@@ -60,7 +71,7 @@ def pairs_of(stream, count) -> list[tuple]:
 def stream_of(fields, accelerator=None, **options) -> PairStream:
     recipe = Recipe(**{**fields, **options})
     stream = open_stream(recipe)
-    _, processor = build_model(recipe, beginning_of(stream, 100))
+    _, processor = build_model(recipe, vocabulary_captions(stream, recipe))
     return PairStream(stream, processor, recipe, accelerator or Accelerator(cpu=True))
 
 
@@ -101,8 +112,10 @@ def test_batches_are_what_the_model_takes(fields):
 
 
 def test_a_state_leaves_out_no_more_than_the_buffer(fields, tmp_path):
-    part = stream_of(fields, Process(0, 1))
-    seen = pairs_of(part, 13)
+    part = stream_of(fields, Process(0, 1), batch_size=13)
+    seen = []
+    part.inputs = Recorder(seen)
+    next(iter(part))
     part._save(None, None, tmp_path)
     assert json.loads((tmp_path / "stream-0.json").read_text())["passes"] == 0
     resumed = stream_of(fields, Process(0, 1))
@@ -135,6 +148,37 @@ def test_a_run_goes_on(fields, tmp_path):
     assert [each["loss"] for each in parts[:3]] == [each["loss"] for each in whole[:3]]
 
 
+def test_workers_change_nothing(fields, tmp_path):
+    """They are ahead of the training; a checkpoint is not."""
+    fields = {**fields, "shuffle_buffer": 1}
+    run(tmp_path / "none", **fields)
+    run(tmp_path / "two", **{**fields, "num_workers": 2, "max_steps": 3})
+    run(tmp_path / "two", **fields, num_workers=2, resume=True)
+    none, two = (log_of(tmp_path / name) for name in ("none", "two"))
+    assert [each["loss"] for each in two] == [each["loss"] for each in none]
+
+
+def test_archives_make_a_run(fields, tmp_path):
+    folder, options = sources.archives(tmp_path / "archives", "json")
+    assert run(tmp_path / "run", **{**fields, "data": str(folder), "data_options": options})["steps"] == 8
+
+
+def test_a_vocabulary_of_a_file(fields, tmp_path):
+    """In the place of the stream's first images."""
+    file = tmp_path / "captions.txt"
+    file.write_text("\ufeffa zebra\n\nand a lion \n", encoding="utf-8")
+    recipe = Recipe(**fields, vocabulary_file=str(file))
+    captions = vocabulary_captions(iter(()), recipe)
+    assert captions["captions"] == [["a zebra"], ["and a lion"]]
+    _, processor = build_model(recipe, captions)
+    assert {"zebra", "lion"} <= set(processor.tokenizer.get_vocab())
+    file.write_text(" \n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"vocabulary_file .*captions.txt has no caption; expected some"):
+        vocabulary_captions(iter(()), recipe)
+    with pytest.raises(ValueError, match="vocabulary_file is 'captions.txt', and without epoch_steps"):
+        Recipe(**tiny_recipe(vocabulary_file="captions.txt"))
+
+
 def test_two_processes(fields, tmp_path):
     finish(launch(tmp_path / "run", processes=2, **fields))
     assert {"stream-0.json", "stream-1.json"} <= set(names(tmp_path / "run/checkpoints/step-00000008"))
@@ -148,8 +192,7 @@ def test_accumulated_batches_make_a_step(fields, tmp_path):
     ("options", "message"),
     [
         ({"epoch_steps": 0}, "epoch_steps is 0; expected at least 1"),
-        ({"num_workers": 2}, "num_workers is 2, and epoch_steps reads the training split as a stream"),
-        ({"caption_noise": 0.1}, "caption_noise is 0.1, and epoch_steps"),
+        ({"caption_noise": 0.1}, "caption_noise is 0.1, and epoch_steps reads the training split as a stream"),
         ({"cache_states": True, "freeze_vision": True}, "cache_states is True, and epoch_steps"),
         ({"vision_config": REGIONS, "image_processor": None}, "expected none for precomputed regions"),
     ],
@@ -171,7 +214,7 @@ def test_sources_that_are_no_streams(fields, tmp_path):
 def test_a_stream_without_images(fields):
     empty = Dataset.from_dict({"captions": [["a cat"]]}).to_iterable_dataset().filter(lambda row: False)
     with pytest.raises(ValueError, match="has no image; expected some"):
-        beginning_of(empty, 3)
+        vocabulary_captions(empty, Recipe(**fields))
     stream = stream_of(fields)
     stream.rows = empty
     with pytest.raises(ValueError, match="no image for a process"):
@@ -182,5 +225,5 @@ def test_a_picture_that_cannot_be_read(fields):
     stream = stream_of(fields)
     pair = {"image": {"bytes": b"nothing", "path": None}, "image_id": "7.jpg", "caption": "a cat"}
     with pytest.raises(ValueError, match="Image '7.jpg' of the stream cannot be read"):
-        stream.inputs([pair])
+        stream.inputs[[pair]]
     assert streams._number("a") == streams._number("a") != streams._number("b")

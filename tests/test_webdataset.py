@@ -3,8 +3,10 @@ import tarfile
 
 import pytest
 import sources
+from datasets import Dataset, IterableDatasetDict
 
 from omit_hf.data import DataError, load_image_text
+from omit_hf.data.schema import FEATURES
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +24,27 @@ def by_key(split, number):
 def test_captions_in_text_or_json(tmp_path, ending):
     folder, options = sources.archives(tmp_path / "archives", ending)
     sources.expect(load_image_text(folder, **options), by_key)
+
+
+@pytest.mark.parametrize("ending", ["txt", "json"])
+def test_archives_may_be_streamed(tmp_path, ending):
+    """Nothing is copied, and what comes is what is loaded otherwise."""
+    folder, options = sources.archives(tmp_path / "archives", ending)
+    streams = load_image_text(folder, streaming=True, **options)
+    assert isinstance(streams, IterableDatasetDict)
+    found = {split: Dataset.from_list(list(stream), features=FEATURES) for split, stream in streams.items()}
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
+    sources.expect(found, by_key)
+    assert list(load_image_text(folder, streaming=True, only=["test"], **options)) == ["test"]
+
+
+def test_a_stream_tells_of_a_sample_when_it_comes(tmp_path):
+    folder, _ = sources.archives(tmp_path / "archives")
+    add(folder / "train-00001.tar", ("9000.png", sources.png(0)), ("9001.txt", b"text"))
+    with pytest.raises(ValueError, match="split 'train' row 6: None is no text"):
+        list(load_image_text(folder, streaming=True)["train"])
+    with pytest.raises(ValueError, match=r"no column json\.text; it has .*txt"):
+        load_image_text(folder, streaming=True, columns={"captions": "json.text"})
 
 
 def add(archive, *files):

@@ -51,7 +51,7 @@ from omit_hf.training.recipe import Recipe
 from omit_hf.training.recipe_files import RECIPE_FILE
 from omit_hf.training.records import METRICS_FILE, Progress, read_metrics
 from omit_hf.training.sharding import check_sharding, is_sharded, whole_model
-from omit_hf.training.streams import PairStream, beginning_of, open_stream
+from omit_hf.training.streams import PairStream, open_stream, vocabulary_captions
 from omit_hf.training.trackers import LOGS, asked_trackers, installed_trackers, log_result, start_trackers
 from omit_hf.writing import write_atomically, write_folder
 
@@ -117,7 +117,7 @@ def run(accelerator: Accelerator, recipe: Recipe, lock: FolderLock) -> dict:
     if stream is None:
         data["train"] = shuffle_captions(data["train"], recipe.caption_noise, recipe.seed)
     else:  # what vocabularies are made of
-        data["train"] = beginning_of(stream, recipe.vocabulary_images)
+        data["train"] = vocabulary_captions(stream, recipe)
     model, processor = build_model(recipe, data["train"])
     word_vectors = None
     if recipe.word_vectors is not None:

@@ -80,9 +80,15 @@ class Recipe(RunFields, OptimisationFields, LossFields, ModelFields, DataFields)
         for name in ("word_augmentation", "caption_noise"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a share from 0 to below 1.")
-        if self.epoch_steps is not None:
+        if self.epoch_steps is None:
+            if self.vocabulary_file is not None:
+                raise ValueError(
+                    f"vocabulary_file is {self.vocabulary_file!r}, and without epoch_steps all training captions make "
+                    "the vocabularies; leave it out."
+                )
+        else:
             self._at_least(1, "epoch_steps", "shuffle_buffer", "vocabulary_images")
-            for name in ("cache_states", "caption_noise", "check_images", "num_workers"):
+            for name in ("cache_states", "caption_noise", "check_images"):
                 if getattr(self, name):
                     raise ValueError(
                         f"{name} is {getattr(self, name)}, and epoch_steps reads the training split as a stream; "

@@ -26,12 +26,15 @@ class DataFields:
     cache_states: bool = option(False, "Run frozen backbones once and train on what they gave, from disk.")
     epoch_steps: int | None = option(
         None,
-        "Read the training split as a stream, for data that fit on no disk (hub: and folders of parquet files), and "
-        "call so many steps an epoch. Validation and test are loaded as ever.",
+        "Read the training split as a stream, for data that fit on no disk (hub:, parquet files, WebDataset archives), "
+        "and call so many steps an epoch. Validation and test are loaded as ever.",
     )
     shuffle_buffer: int = option(10_000, "Pairs of a stream that are held in memory and drawn from at random.")
     vocabulary_images: int = option(
         10_000, "First images of a stream whose captions make an omit_bigru's vocabulary and that of word_augmentation."
+    )
+    vocabulary_file: str | None = option(
+        None, "In their place: a text file with a caption a line, of which these vocabularies are made."
     )
     word_augmentation: float = option(
         0.0, "Share of the training captions' words that is masked, replaced or deleted (the paper's family: 0.2)."

@@ -7,12 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, Image, load_dataset
+from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, IterableDatasetDict, Value, load_dataset
 
 from omit_hf.data.schema import SPLIT_NAMES, DataError, check_only
 from omit_hf.data.sources.picture_files import shown_name
 from omit_hf.data.sources.split_plans import split_plan
-from omit_hf.data.sources.tables import Columns, tables_to_schema
+from omit_hf.data.sources.tables import Columns, streams_to_schema, tables_to_schema
 from omit_hf.parsing import decode_text, label, parse_json, told
 
 
@@ -22,8 +22,9 @@ def load_webdataset(
     columns: dict | None = None,
     captions_as: str = "lines",
     splits: dict | None = None,
+    streaming: bool = False,
     only: Sequence[str] | None = None,
-) -> DatasetDict:
+) -> DatasetDict | IterableDatasetDict:
     """Load archives in which the files of one image share their name: `0001.jpg` and `0001.txt` or `0001.json`.
 
     Args:
@@ -33,11 +34,12 @@ def load_webdataset(
         captions_as: what a captions' file or field is: `lines`, a text with a caption a line; `list`; or `json`, the
             text of a JSON list.
         splits: ours → theirs, or a list of theirs; by default by their usual names.
+        streaming: read the samples as they are asked for, and copy none. What is wrong with one is said when it comes.
         only: the splits to load; archives of others are not opened. By default those that the folder has.
 
     Returns:
-        `DatasetDict` in the schema of `omit_hf.data` with those of the splits that the folder has. The archives are
-        read once, into the cache of `datasets`.
+        `DatasetDict`, or with `streaming` an `IterableDatasetDict`, in the schema of `omit_hf.data` with those of the
+        splits that the folder has. Without `streaming` the archives are read once, into the cache of `datasets`.
 
     Raises:
         ValueError: if the name of an archive tells no split, an archive is damaged, the mapping does not fit, or with
@@ -51,7 +53,8 @@ def load_webdataset(
         raise ValueError("captions_as is 'text'; in an archive an image has one captions' file, so expected 'lines'.")
     folder = Path(folder)
     archives = _archives(folder, splits, only)
-    tables = {split: _numbered(table) for split, table in _load(folder, archives).items()}
+    number = _numbered_stream if streaming else _numbered
+    tables = {split: number(table) for split, table in _load(folder, archives, streaming).items()}
     if "image" not in columns:
         features = next(iter(tables.values())).features
         endings = [name for name, feature in features.items() if isinstance(feature, Image)]
@@ -62,6 +65,8 @@ def load_webdataset(
             )
         columns["image"] = endings[0]
     mapping = Columns.declared({"captions": "txt", **columns, "image_id": "image_id"}, captions_as)
+    if streaming:
+        return streams_to_schema(str(folder), tables, mapping, splits, only=only)
     if "json." in mapping.captions:  # `datasets` makes a list of letters of a text where the first samples have lists
         samples, problems = _samples(archives)
         problems += _other_kinds(samples, [mapping.captions])
@@ -86,9 +91,10 @@ def _archives(folder: Path, splits: dict | None, only: Sequence[str] | None) -> 
     return archives
 
 
-def _load(folder: Path, archives: dict[str, list[Path]]) -> DatasetDict:
+def _load(folder: Path, archives: dict[str, list[Path]], streaming: bool) -> DatasetDict | IterableDatasetDict:
+    files = {name: list(map(str, each)) for name, each in archives.items()}
     try:
-        return load_dataset("webdataset", data_files={name: list(map(str, files)) for name, files in archives.items()})
+        return load_dataset("webdataset", data_files=files, streaming=streaming)
     except Exception as error:  # `datasets` looks at the first samples unguarded, and gives no sample's name
         samples, problems = _samples(archives)
         problems = problems or _unlike(samples)
@@ -181,7 +187,28 @@ def _kind(value) -> str | None:
 
 
 def _numbered(table: Dataset) -> Dataset:
-    """With JSON's fields as columns of their own, and ids that are unique: keys often begin anew in each archive."""
-    pairs = zip(table["__url__"], table["__key__"], strict=True)
-    ids = [f"{Path(archive).name.removesuffix('.tar')}/{key}" for archive, key in pairs]
+    """With JSON's fields as columns of their own, and ids that are unique."""
+    ids = list(map(_id, table["__url__"], table["__key__"]))
     return table.flatten().add_column("image_id", ids)
+
+
+def _numbered_stream(stream: IterableDataset) -> IterableDataset:
+    """The same; its pictures are not decoded."""
+    flat = {**stream.features.flatten(), "image_id": Value("string")}
+    pictures = {name: Image(decode=False) for name, feature in flat.items() if isinstance(feature, Image)}
+    for name, feature in pictures.items():
+        stream = stream.cast_column(name, feature)
+
+    def number(sample: dict) -> dict:
+        found = {"image_id": _id(sample["__url__"], sample["__key__"])}
+        for name, value in sample.items():
+            fields = {name: value} if name in flat else {f"{name}.{key}": each for key, each in (value or {}).items()}
+            found |= fields
+        return found
+
+    return stream.map(number, remove_columns=stream.column_names, features=Features(flat | pictures))
+
+
+def _id(archive: str, key: str) -> str:
+    """Of a sample: its key alone often begins anew in each archive."""
+    return f"{Path(archive).name.removesuffix('.tar')}/{key}"
