@@ -75,16 +75,19 @@ class Problem:
 
     @classmethod
     def random(cls, images: int, captions: int, width: int, arguments: Arguments) -> "Problem":
-        generator = torch.Generator().manual_seed(arguments.seed)
-        place = {"device": arguments.device, "dtype": getattr(torch, arguments.dtype)}
-        common = torch.randn(width, generator=generator)  # so that cosines are not all near zero
+        device, dtype = arguments.device, getattr(torch, arguments.dtype)
+        generator = torch.Generator(device).manual_seed(arguments.seed)
+        common = torch.randn(width, generator=generator, device=device)  # so that cosines are not all near zero
 
-        def rows(*shape: int) -> Tensor:
-            random = torch.randn(*shape, width, generator=generator) + 0.5 * common
-            return F.normalize(random, dim=-1).to(**place)
+        def rows(items: int, size: int) -> Tensor:
+            result = torch.empty(items, size, width, device=device, dtype=dtype)
+            for some in result.split(1000):
+                random = torch.randn(some.shape, generator=generator, device=device) + 0.5 * common
+                some.copy_(F.normalize(random, dim=-1))
+            return result
 
-        lengths = torch.empty(captions).log_normal_(2.5, 0.4, generator=generator).round().clamp(3, 50)
-        mask = (torch.arange(int(lengths.max()) + 1) <= lengths[:, None]).to(arguments.device)
+        lengths = torch.empty(captions, device=device).log_normal_(2.5, 0.4, generator=generator).round().clamp(3, 50)
+        mask = torch.arange(int(lengths.max()) + 1, device=device) <= lengths[:, None]
         text = rows(*mask.shape).masked_fill(~mask[..., None], 0)
         image_mass = torch.full((images, 1, REGIONS + 1), 1 / (REGIONS + 1), device=arguments.device)
         return cls(rows(images, REGIONS + 1), text, mask, image_mass, (mask / mask.sum(1, keepdim=True))[None])
