@@ -1,5 +1,6 @@
 """mteb evaluates OMIT with OMIT's own scores: real tasks of MIEB, on data of their columns in miniature."""
 
+import json
 import re
 from itertools import groupby
 from pathlib import Path
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from tiny import REGIONS, TEXT, tiny_config
+from hub_server import HubServer, in_a_process
+from tiny import PROGRAMS, REGIONS, TEXT, tiny_config
 from torch.utils.data import DataLoader
 
 from omit_hf import OmitModel
@@ -274,6 +276,25 @@ def test_other_weights_are_another_revision(scenes_model, processor):
     with torch.no_grad():
         scenes_model.text_encoder.backbone.embeddings.weight[3] += 1
     assert OmitForMteb(scenes_model, processor=processor).mteb_model_meta.revision != first
+
+
+def test_a_model_of_the_hub_is_filed_by_its_commit_and_loads_again(tmp_path, scenes_model, processor):
+    """Also when its repository has gone on."""
+    with HubServer({"hf_right": "user"}) as hub:
+        repository, commits = hub.create("user/model"), []
+        for change in (0, 1):
+            with torch.no_grad():
+                scenes_model.text_encoder.backbone.embeddings.weight[3, 0] = change
+            for part in (scenes_model, processor):
+                part.save_pretrained(tmp_path / "model")
+            files = {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()}
+            commits.append(hub.commit(repository, files, f"weights {change}"))
+        done = in_a_process(hub, tmp_path, PROGRAMS / "mteb_from_the_hub.py", commits[0])
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert [each["name"] for each in found] == ["user/model"] * 3
+    assert [each["revision"] for each in found] == [commits[0], commits[0], commits[1]]
+    assert [each["weight"] for each in found] == [0, 0, 1]
 
 
 def test_mteb_takes_it_for_what_it_is(wrapped):

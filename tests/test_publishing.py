@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-import os
 import re
 import runpy
 import shutil
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -19,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from hub_server import HubServer
+from hub_server import HubServer, in_a_process
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -105,13 +103,6 @@ def script(monkeypatch, capsys):
 
 def local(folder: Path) -> dict[str, bytes]:
     return {name: content if isinstance(content, bytes) else content.read_bytes() for name, content in folder.items()}
-
-
-def in_a_process(hub, tmp_path, *command) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_right", "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *map(str, command)]
-    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
 
 
 def test_a_run_goes_to_the_hub_in_one_commit_and_comes_back(hub, run, tmp_path):

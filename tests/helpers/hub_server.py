@@ -7,10 +7,14 @@ or another parent than the last commit, is refused. Git is a list of commits, ea
 import base64
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
@@ -110,6 +114,14 @@ class HubServer:
 
     def content(self, stored: bytes | tuple[str, int]) -> bytes:
         return stored if isinstance(stored, bytes) else self.objects[stored[0]]
+
+
+def in_a_process(hub: HubServer, folder: Path, *command) -> subprocess.CompletedProcess:
+    """Run a script in a folder, whose Hub is that one."""
+    environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_right", "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"HF_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, command)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
 
 
 class HubError(Exception):

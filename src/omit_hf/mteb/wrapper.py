@@ -10,6 +10,8 @@ from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.types import PromptType
 from torch import Tensor
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
+from transformers.utils import CONFIG_NAME, cached_file
+from transformers.utils.hub import extract_commit_hash
 
 from omit_hf.digests import model_digest
 from omit_hf.modeling import OmitFeatures, OmitModel, OmitProcessor
@@ -62,10 +64,13 @@ class OmitForMteb:
             raise ValueError(f"corpus_chunk_size is {corpus_chunk_size}; expected at least 1.")
         if name is not None and "/" not in name:
             raise ValueError(f"name is {name!r}; expected organisation/model, as in 'me/{name}'.")
-        source = None
+        source = commit = None
         if isinstance(model, str | Path):
-            source, model = str(model), OmitModel.from_pretrained(model, revision=revision or "main")
-            processor = processor or OmitProcessor.from_pretrained(source, revision=revision or "main")
+            source, revision = str(model), revision or "main"
+            if not Path(source).expanduser().is_dir():  # from here on that commit, whatever is pushed meanwhile
+                commit = extract_commit_hash(cached_file(source, CONFIG_NAME, revision=revision), None)
+            model = OmitModel.from_pretrained(source, revision=commit or revision)
+            processor = processor or OmitProcessor.from_pretrained(source, revision=commit or revision)
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         elif not hasattr(model, "matching"):
             raise ValueError(f"The model is {shown(model)}; expected an OmitModel, its folder or its Hub id.")
@@ -82,7 +87,7 @@ class OmitForMteb:
         self.model = (model if device is None else model.to(device)).eval()
         self.processor = processor
         self.corpus_chunk_size = corpus_chunk_size
-        self.mteb_model_meta = self._meta(source, name)
+        self.mteb_model_meta = self._meta(source, commit, name)
         self._corpus = None
 
     def index(self, corpus, *, task_metadata, hf_split, hf_subset, encode_kwargs, num_proc=None, **kwargs) -> None:
@@ -175,18 +180,16 @@ class OmitForMteb:
             encode = self.model.get_image_features if side == "image" else self.model.get_text_features
             yield side, encode(**inputs).select(slice(None))
 
-    def _meta(self, source: str | None, name: str | None) -> ModelMeta:
+    def _meta(self, source: str | None, commit: str | None, name: str | None) -> ModelMeta:
         """What is known. The revision tells weights apart, since mteb keeps results by name and revision."""
         model, processor, config = self.model, self.processor, self.model.config
-        on_the_hub = source is not None and not Path(source).expanduser().is_dir()
-        commit = getattr(config, "_commit_hash", None) if on_the_hub else None
         folder = Path(source or model.name_or_path or "unnamed").expanduser().absolute().name
         weights = [*model.parameters(), *model.buffers()]
         limit = processor.tokenizer.model_max_length
         pools = config.matching in ("mean", "gpo")
         return ModelMeta(
-            loader=type(self) if on_the_hub else None,
-            name=name or (source if on_the_hub and "/" in source else f"local/{folder}"),
+            loader=None if commit is None else type(self),
+            name=name or (source if commit is not None and "/" in source else f"local/{folder}"),
             revision=commit or model_digest(model, [processor.image_processor, processor.tokenizer]),
             release_date=None,
             languages=None,
