@@ -17,11 +17,11 @@ MAX_LOGIT_SCALE = math.log(100)
 def check_fields(where: str, names: Iterable[str], known: Iterable[str]) -> None:
     """Raise `ValueError` for the first name that is not known, with the nearest that is."""
     known = sorted(known)
-    for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.65)
-            hint = f"did you mean {close[0]!r}?" if close else f"expected some of {', '.join(known)}."
-            raise ValueError(f"{where} has the unknown field {name!r:.80}; {hint}")
+    for name in (each for each in names if each not in known):
+        close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.65)
+        some = ", ".join(known[:50]) + (" …" if len(known) > 50 else ".")
+        hint = f"did you mean {close[0]!r}?" if close else f"expected some of {some}"
+        raise ValueError(f"{where} has the unknown field {name!r:.80}; {hint}")
 
 
 def check_numbers(config: PreTrainedConfig, expected: str, test: Callable[[float], bool], *names: str) -> None:

@@ -85,6 +85,13 @@ def test_help_explains_every_field(capsys):
         assert " ".join(each.metadata["help"].split()[:3]) in " ".join(shown.split())
 
 
+def test_an_unknown_field_is_told_in_a_line_of_some_length(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("'': 1", encoding="utf-8")
+    with pytest.raises(ValueError, match="unknown field ''; expected some of .*num_epochs.* …$") as caught:
+        read_recipe_file(tmp_path / "recipe.yaml")
+    assert len(str(caught.value)) - len(str(tmp_path)) < 800
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
