@@ -1,4 +1,5 @@
 import io
+import json
 import tarfile
 
 import pytest
@@ -36,6 +37,17 @@ def test_archives_may_be_streamed(tmp_path, ending):
     assert not list((tmp_path / "cache").rglob("*.arrow"))
     sources.expect(found, by_key)
     assert list(load_image_text(folder, streaming=True, only=["test"], **options)) == ["test"]
+
+
+def test_fields_of_streamed_json_may_lie_deep(tmp_path):
+    (tmp_path / "data").mkdir()
+    texts = {"about": {"language": "en", "texts": {"all": ["a red cube", "a cube"]}}, "size": None}
+    content = json.dumps(texts).encode()
+    add(tmp_path / "data" / "train-0.tar", ("7.png", sources.png(0)), ("7.json", content))
+    options = {"columns": {"captions": "json.about.texts.all"}, "captions_as": "list"}
+    loaded = load_image_text(tmp_path / "data", **options)["train"]
+    [streamed] = load_image_text(tmp_path / "data", streaming=True, **options)["train"]
+    assert streamed["captions"] == loaded[0]["captions"] == ["a red cube", "a cube"]
 
 
 def test_a_stream_tells_of_a_sample_when_it_comes(tmp_path):

@@ -4,7 +4,7 @@ import json
 import re
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, IterableDatasetDict, Value, load_dataset
@@ -200,13 +200,20 @@ def _numbered_stream(stream: IterableDataset) -> IterableDataset:
         stream = stream.cast_column(name, feature)
 
     def number(sample: dict) -> dict:
-        found = {"image_id": _id(sample["__url__"], sample["__key__"])}
+        found = {**dict.fromkeys(flat), "image_id": _id(sample["__url__"], sample["__key__"])}
         for name, value in sample.items():
-            fields = {name: value} if name in flat else {f"{name}.{key}": each for key, each in (value or {}).items()}
-            found |= fields
+            found |= _leaves(name, value, flat)
         return found
 
     return stream.map(number, remove_columns=stream.column_names, features=Features(flat | pictures))
+
+
+def _leaves(name: str, value, columns: Collection[str]) -> dict:
+    """A value by the column that it is of, or what is in it by theirs."""
+    if name in columns:
+        return {name: value}
+    inside = [_leaves(f"{name}.{key}", each, columns) for key, each in (value or {}).items()]
+    return {column: each for leaves in inside for column, each in leaves.items()}
 
 
 def _id(archive: str, key: str) -> str:
