@@ -163,6 +163,14 @@ def test_archives_make_a_run(fields, tmp_path):
     assert run(tmp_path / "run", **{**fields, "data": str(folder), "data_options": options})["steps"] == 8
 
 
+def test_a_damaged_archive_ends_a_run_in_a_line(fields, tmp_path):
+    folder, options = sources.archives(tmp_path / "archives", "json")
+    archive = folder / "train-00001.tar"
+    archive.write_bytes(archive.read_bytes()[:700])
+    with pytest.raises(ValueError, match=r"An archive of the training stream is damaged: .*`omit-hf inspect` tells"):
+        run(tmp_path / "run", **{**fields, "data": str(folder), "data_options": options})
+
+
 def test_a_vocabulary_of_a_file(fields, tmp_path):
     """In the place of the stream's first images."""
     file = tmp_path / "captions.txt"

@@ -7,6 +7,7 @@ process reads shards of its own where there are enough of them, or else every n-
 import hashlib
 import itertools
 import json
+import tarfile
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +47,7 @@ def vocabulary_captions(stream: IterableDataset, recipe: Recipe) -> Dataset:
         ValueError: if there is no caption, or the file is no text.
     """
     if recipe.vocabulary_file is None:
-        captions = [row["captions"] for row in itertools.islice(iter(stream), recipe.vocabulary_images)]
+        captions = [row["captions"] for row in itertools.islice(_rows(stream), recipe.vocabulary_images)]
         where = "The training stream has no image"
     else:
         captions = [[line.strip()] for line in text_lines(recipe.vocabulary_file) if line.strip()]
@@ -147,7 +148,7 @@ class PairStream:
     def first(self, pairs: int) -> dict[str, torch.Tensor]:
         """Inputs of some pairs, of which none counts as read."""
         state = self.rows.state_dict()
-        batch = self.inputs[list(itertools.islice(iter(self.rows), pairs))]
+        batch = self.inputs[list(itertools.islice(_rows(self.rows), pairs))]
         self.rows.load_state_dict(state)
         return batch
 
@@ -167,7 +168,7 @@ class PairStream:
         while empty < 2:
             self.rows.set_epoch(self.passes)
             empty += 1
-            for pair in self.rows:
+            for pair in _rows(self.rows):
                 empty = 0
                 yield pair
             self.passes += 1
@@ -182,6 +183,15 @@ class PairStream:
         self.state = json.loads(file.read_text(encoding="utf-8"))
         self.passes, self.coming = self.state["passes"], None
         self.rows.load_state_dict(self.state["rows"])
+
+
+def _rows(stream: IterableDataset) -> Iterator[dict]:
+    try:
+        yield from stream
+    except tarfile.TarError as error:  # which is no error of a kind that commands tell in a line
+        raise ValueError(
+            f"An archive of the training stream is damaged: {error}. `omit-hf inspect` tells which."
+        ) from error
 
 
 def _pairs(rows: dict) -> dict:
