@@ -41,3 +41,12 @@ def test_a_part_that_fails_is_named(tmp_path, monkeypatch):
     assert part["failed"] == ["all: status 1: the card is gone"]
     page = module.as_markdown({"environment": {}, "parts": {"coco": part}})
     assert "**Failed**, all: status 1: the card is gone" in page
+
+
+def test_without_the_package_it_says_why(tmp_path):
+    (tmp_path / "python").write_text("#!/bin/sh\necho 'Traceback' >&2\necho 'No module named triton' >&2\nexit 1\n")
+    (tmp_path / "python").chmod(0o755)
+    environment = os.environ | {"PYTHON": str(tmp_path / "python")}
+    done = subprocess.run(["bash", SCRIPT], capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert "has no omit-hf with Triton (No module named triton). Install it: pip install" in done.stderr
