@@ -189,7 +189,7 @@ def test_a_word_of_several_tokens_has_the_mass_of_all_of_them(tmp_path):
     assert found.grid == (4, 4)
 
 
-STRIPS = [(20, 2), (2, 20), (200, 3), (3, 200), (1600, 32), (5, 3), (1, 30), (1, 1), (95, 31)]
+STRIPS = [(20, 2), (2, 20), (200, 3), (3, 200), (4000, 40), (5, 3), (1, 30), (1, 1), (95, 31)]
 SHOWN = {
     "as it is": ViTImageProcessor(do_resize=False),
     "squeezed": ViTImageProcessor(size={"height": 32, "width": 32}),
