@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from miniatures import SMALL
+from miniatures import SMALL, VISION
 from tiny import REGIONS, tiny_config
 from torch import nn
 from torch.nn.functional import normalize
@@ -96,6 +96,18 @@ def test_the_profile_is_that_of_the_whole_jacobian():
     expected = receptive_fields._spans(energy.double())
     rows, _ = measure_spans(model.vision_encoder, 32, 32)
     np.testing.assert_allclose(rows, expected, atol=1.5)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "swin"])
+def test_lines_of_a_large_grid_are_measured_at_once(kind, monkeypatch):
+    """As one by one, since no pixel is seen by two lines that lie so far apart."""
+    encoder = model_of(model_type=kind, **VISION[kind]).vision_encoder
+    one_by_one = measure_spans(encoder, 40, 8 * 60)
+    monkeypatch.setattr(receptive_fields, "APART", 16)
+    at_once = measure_spans(encoder, 40, 8 * 60)
+    assert [len(each) for each in at_once] == [5, 60]
+    for whole, found in zip(one_by_one, at_once, strict=True):
+        np.testing.assert_allclose(found, whole, atol=1e-9)
 
 
 def test_quantiles_lie_within_pixels():

@@ -18,6 +18,7 @@ from omit_hf.modeling import OmitModel
 NUM_IMAGES, AT_ONCE = 32, 4  # of noise, over which the gradient's energy is averaged
 NOISE_PER_CELL = 2  # along a side: finer noise hardly excites a trained backbone
 MIDDLE = 0.5  # share of the energy by which a span is measured: the tails reach far beyond a cell
+APART = 32  # lines of a larger grid that are measured at once, nearer than which a line's energy is its own
 SEED = 0
 
 logger = logging.get_logger(__name__)
@@ -28,8 +29,9 @@ def measure_spans(encoder, height: int, width: int) -> list[list[list[float]]]:
 
     Patches of a transformer are where it cuts them. Of any other row of cells, the energy of the gradient by the pixels
     has a profile along the image's height: the row's span has the centre of the middle half of the energy, and the
-    length that an even profile with this middle has. If no gradient reaches the pixels, cells are taken to divide the
-    image evenly, and a warning says so.
+    length that an even profile with this middle has. Of a grid with more than `2 * APART` rows, what a row sees more
+    than `APART / 2` rows away is left out. If no gradient reaches the pixels, cells are taken to divide the image
+    evenly, and a warning says so.
 
     Args:
         encoder: the `GridEncoder` of a model. Its mode is restored.
@@ -81,11 +83,16 @@ def _even(count: int, pixels: int) -> list[list[float]]:
 
 def _energy(lines: Tensor, pixels: Tensor, side: int) -> Tensor:
     """Energy of the gradient of lines of cells along a side of the pixels, [lines, pixels]; 0 without a gradient."""
-    energy = torch.zeros(len(lines), pixels.shape[side]).double()
-    for line, profile in zip(lines if lines.requires_grad else (), energy, strict=False):
-        (gradient,) = torch.autograd.grad(line, pixels, retain_graph=True, allow_unused=True)
+    count, length = len(lines), pixels.shape[side]
+    energy = torch.zeros(count, length).double()
+    # With many lines, a gradient is that of every `step`-th line, and a line's part of it lies around the line.
+    step = count if count <= 2 * APART else APART
+    near = (torch.arange(length) * count // length - torch.arange(count)[:, None]).abs() <= step // 2
+    for first in range(step if lines.requires_grad else 0):
+        (gradient,) = torch.autograd.grad(lines[first::step].sum(), pixels, retain_graph=True, allow_unused=True)
         if gradient is not None:
-            profile += gradient.double().square().sum(tuple({0, 1, 2, 3} - {side})).cpu()
+            profile = gradient.double().square().sum(tuple({0, 1, 2, 3} - {side})).cpu()
+            energy[first::step] = profile * near[first::step] if step < count else profile
     return energy
 
 
