@@ -315,7 +315,7 @@ def test_a_trained_checkpoint_has_no_pickle_in_it(compared):
 
 
 def test_the_benchmark_of_similarity_prints_its_tables(compared):
-    result = example("benchmarks/similarity.py", "--widths", "8", "--repeats", "1", "--threads", "1")
+    result = example("benchmarks/similarity.py", "--widths", "8", "--images", "16", "--repeats", "1", "--threads", "1")
     assert result.returncode == 0, result.stderr[-2000:]
     titles = re.findall(r"\*\*(.*?),", result.stdout)
     assert titles == ["Forward", "Forward and backward", "Forward and backward"]

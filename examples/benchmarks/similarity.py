@@ -52,6 +52,9 @@ class Arguments:
             "help": "batch: 128 x 256 pairs, and 128 x 128 with gradient; gallery: 1 000 x 5 000; all: COCO too."
         },
     )
+    images: int | None = field(
+        default=None, metadata={"help": "Of the batches, in place of 128 and, on a GPU with gradient, 384."}
+    )
     widths: list[int] = field(default_factory=lambda: [1024, 256], metadata={"help": "D, of the batches."})
     repeats: int = field(default=7, metadata={"help": "Runs of each method."})
     threads: int = field(default=0, metadata={"help": "CPU threads; 0 leaves torch's choice."})
@@ -231,8 +234,9 @@ def table(title: str, runs: dict[str, dict], baseline: str, floor: str | None) -
 
 
 def batches(arguments: Arguments) -> None:
+    size = arguments.images or 128
     for width in arguments.widths:
-        problem = Problem.random(128, 256, width, arguments)
+        problem = Problem.random(size, 2 * size, width, arguments)
         methods = {"OMIT": fused(), "(a) plain": plain, "(b) product alone": product_alone}
         if arguments.device == "cpu":
             methods |= {
@@ -247,10 +251,10 @@ def batches(arguments: Arguments) -> None:
             methods["(d) POT, batched"] = pot
         difference = (fused()(problem) - plain(problem)).abs().max().item()
         runs = measure(methods, problem, arguments.repeats, gradient=False)
-        title = f"Forward, 128 × 256 pairs, D = {width} (OMIT and (a) differ by {difference:.0e})"
+        title = f"Forward, {size} × {2 * size} pairs, D = {width} (OMIT and (a) differ by {difference:.0e})"
         print(table(title, runs, "(a) plain", "(b) product alone"), flush=True)
 
-    size = 384 if arguments.device == "cuda" else 128
+    size = arguments.images or (384 if arguments.device == "cuda" else 128)
     problem = Problem.random(size, size, max(arguments.widths), arguments)
     for loss in (info_nce, hardest_triplet):
         methods = {"OMIT": with_gradient(fused(), loss), "(a) plain": with_gradient(plain, loss)}
