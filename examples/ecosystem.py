@@ -24,6 +24,7 @@ TOOLS = {
     "GradCache": ("torch", ["test_gradient_cache.py"]),
     "gradient checkpointing": ("transformers", ["test_modeling_omit.py::test_gradient_checkpointing"]),
     "FSDP2": ("torch", ["test_sharding.py"]),
+    "torch.compile": ("torch", ["test_operators.py"]),
     "peft": ("peft", ["test_low_rank.py"]),
     "TensorBoard": ("tensorboard", ["test_trackers.py::test_tensorboard_has_losses_recipe_test_and_card"]),
     "trackio": ("trackio", ["test_trackers.py::test_trackio_follows_a_run_and_its_resumption_without_a_network"]),

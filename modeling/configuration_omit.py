@@ -150,8 +150,8 @@ class OmitConfig(PreTrainedConfig):
         if self.matching not in MATCHING:
             raise ValueError(f"matching is {self.matching!r:.80}; expected one of {', '.join(map(repr, MATCHING))}.")
         if self.global_weight != 0 and "global_weight" not in MATCHING[self.matching].fields:
-            lacking = f"{self.matching!r} has no such term"
-            raise ValueError(f"global_weight is {self.global_weight}; expected 0, since {lacking}.")
+            found = f"global_weight is {self.global_weight}; expected 0"
+            raise ValueError(f"{found}, since {self.matching!r} has no such term.")
         check_numbers(self, "a share from 0, the paper's, to 1", lambda share: 0 <= share <= 1, "global_weight")
         check_numbers(self, "at least 1", lambda number: number >= 1, "projection_dim", "num_iterations")
         check_numbers(self, "a number greater than 0", lambda number: 0 < number < math.inf, "regularization")

@@ -136,9 +136,8 @@ class GridEncoder(BackboneEncoder):
         """
         states, output = (image_states, None) if pixel_values is None else self.encode(pixel_values, **kwargs)
         projected = self.projection(states.to(self.projection.weight.dtype))
-        fragments = projected[:, 1:]
-        mask = torch.ones(fragments.shape[:2], dtype=torch.bool, device=fragments.device)
-        return fragments, mask, projected[:, 0], output
+        mask = torch.ones(projected[:, 1:].shape[:2], dtype=torch.bool, device=projected.device)
+        return projected[:, 1:], mask, projected[:, 0], output
 
     def encode(self, pixel_values: Tensor, **kwargs):
         """States of the backbone, the global one first and then the cells, [B, 1 + K, width], and its whole output."""
@@ -207,10 +206,8 @@ class TextEncoder(BackboneEncoder):
         if kind == "siglip_text_model":  # trained without a mask, on captions that are all padded to one length
             self.fixed_length, self.padding = text.max_position_embeddings, text.pad_token_id
             self.backbone.head = nn.Identity()  # it would get no gradient: `forward` pools by itself
-        if kind == "omit_bigru" and text.hidden_size == config.projection_dim:
-            self.projection = nn.Identity()  # the paper's words are the GRU's states as they are
-        else:
-            self.projection = Projection(text.hidden_size, config.projection_dim)
+        as_it_is = kind == "omit_bigru" and text.hidden_size == config.projection_dim  # the paper's words
+        self.projection = nn.Identity() if as_it_is else Projection(text.hidden_size, config.projection_dim)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, states: Tensor | None = None, **kwargs):
         """Fragments [B, L, D], mask [B, L], global feature [B, D] and the backbone's output (None for states).
@@ -247,8 +244,27 @@ class TextEncoder(BackboneEncoder):
         return fragments, mask, pooled, output
 
 
+class GRU(nn.RNNBase):  # torch.compile does not look into an nn.GRU
+    forward = nn.GRU.forward
+
+
+def run_gru(gru: nn.Module, words: Tensor, attended: Tensor) -> Tensor:
+    """Mean of both directions' states, [B, L, H]; zero after a caption's end."""
+    if 0 in words.shape[:2]:  # the GRU takes no empty batch
+        return words.new_zeros(*words.shape[:2], gru.hidden_size)
+    if (attended[:, 1:] & ~attended[:, :-1]).any():
+        raise ValueError("attention_mask has a token after padding; a BiGRU needs padding on the right alone.")
+    # Packed, so that the backward direction does not start in the padding. An empty caption passes one word.
+    lengths = attended.sum(dim=1).clamp_min(1).cpu()
+    packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
+    states, _ = pad_packed_sequence(gru(packed)[0], batch_first=True, total_length=words.shape[1])
+    return states.unflatten(-1, (2, -1)).mean(dim=-2)
+
+
 class BiGRU(nn.Module):
     """Word embeddings and a bidirectional GRU; the output is the mean of both directions."""
+
+    run_compiled = staticmethod(run_gru)  # in the graphs of torch.compile; `omit_hf.operators` sets another
 
     def __init__(self, config):
         super().__init__()
@@ -257,7 +273,7 @@ class BiGRU(nn.Module):
         self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
         self.dropout = nn.Dropout(config.dropout)
         sizes = config.embedding_size, config.hidden_size, config.num_hidden_layers
-        self.gru = nn.GRU(*sizes, batch_first=True, bidirectional=True)
+        self.gru = GRU("GRU", *sizes, batch_first=True, bidirectional=True)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings
@@ -267,18 +283,9 @@ class BiGRU(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, output_hidden_states: bool | None = None, **kwargs):
         asked = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        attended = attention_mask.bool()
-        if (attended[:, 1:] & ~attended[:, :-1]).any():
-            raise ValueError("attention_mask has a token after padding; a BiGRU needs padding on the right alone.")
         words = self.dropout(self.embeddings(input_ids))
-        if 0 in input_ids.shape:  # the GRU takes no empty batch
-            states = words.new_zeros(*input_ids.shape, self.config.hidden_size)
-        else:
-            # Packed, so that the backward direction does not start in the padding. An empty caption passes one word.
-            lengths = attended.sum(dim=1).clamp_min(1).cpu()
-            packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
-            states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=input_ids.shape[1])
-            states = states.unflatten(-1, (2, -1)).mean(dim=-2)
+        run = self.run_compiled if torch.compiler.is_compiling() else run_gru
+        states = run(self.gru, words, attention_mask.bool())
         return BaseModelOutput(last_hidden_state=states, hidden_states=(words, states) if asked else None)
 
 

@@ -29,9 +29,11 @@ class OmitFeatures(BaseModelOutputWithPooling):
 
     def select(self, items: slice) -> "OmitFeatures":
         """The features of some items, without the backbone's outputs."""
-        return OmitFeatures(**{name: each[items] for name in FEATURES if (each := getattr(self, name)) is not None})
+        return OmitFeatures(**{each: self[each][items] for each in FEATURES if self.get(each) is not None})
 
 
-def not_floating(name: str, tensor: Tensor) -> ValueError:
-    remedy = f"Cast it, as in {name}.float(), and multiply what is quantised by its scale"
-    return ValueError(f"{name} is of type {tensor.dtype}; expected floating-point numbers. {remedy}.")
+def check_floating(**tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            remedy = f"Cast it, as in {name}.float(), and multiply what is quantised by its scale"
+            raise ValueError(f"{name} is of type {tensor.dtype}; expected floating-point numbers. {remedy}.")

@@ -71,7 +71,7 @@ class OmitPreTrainedModel(PretrainedMixin, PreTrainedModel):
             init.uniform_(module.embeddings.weight, -0.1, 0.1)
             if module.embeddings.padding_idx is not None:
                 init.zeros_(module.embeddings.weight[module.embeddings.padding_idx])
-        elif isinstance(module, nn.GRU):
+        elif isinstance(module, nn.RNNBase):
             for parameter in module.parameters():
                 init.uniform_(parameter, -(module.hidden_size**-0.5), module.hidden_size**-0.5)
         elif module is self.matching:
@@ -318,9 +318,10 @@ class OmitModel(OmitPreTrainedModel):
         return per_image[:, own], loss
 
     def _scale(self) -> Tensor:
-        if self.training and self.logit_scale.requires_grad:
-            self.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE)  # in place, so that its gradient survives at the bound
-        return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+        if self.training and self.logit_scale.requires_grad and not torch.compiler.is_compiling():
+            self.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE)
+        beyond = (self.logit_scale.detach() - MAX_LOGIT_SCALE).clamp(min=0)
+        return (self.logit_scale - beyond).exp()  # whose gradient survives at the bound
 
 
 def drop_none(arguments: dict) -> dict:

@@ -8,8 +8,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from .encoders_omit import run_gru
 from .features_omit import NORM_EPS, OmitFeatures
 from .head_omit import MatchingHead
 from .sinkhorn_omit import LOG_ZERO, at_least_float32
@@ -67,8 +67,6 @@ class GeneralizedPooling(nn.Module):
     def forward(self, side: OmitFeatures) -> Tensor:
         """Pooled vectors, L2-normalised, [B, D]; zero without a valid fragment."""
         fragments = unnormalized(side)
-        if 0 in fragments.shape[:2]:  # which the GRU does not take
-            return fragments.sum(dim=1)
         ranked = fragments.masked_fill(~side.mask[..., None], -torch.inf).sort(dim=1, descending=True).values
         ranked = ranked.masked_fill(ranked == -torch.inf, 0)  # valid ones first, so these are the last
         sizes, item_size = side.mask.sum(dim=1).clamp_min(1).unique(return_inverse=True)
@@ -77,12 +75,9 @@ class GeneralizedPooling(nn.Module):
 
     def weights(self, sizes: Tensor, like: Tensor) -> Tensor:
         """θ of items with so many fragments, [sizes, K]; zero beyond them."""
-        slots = like.shape[1]
-        codes = position_codes(slots, POSITION_SIZE).to(self.weight.weight).expand(len(sizes), -1, -1)
-        packed = pack_padded_sequence(codes, sizes.cpu(), batch_first=True, enforce_sorted=False)
-        states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=slots)
-        logits = self.weight(states.unflatten(-1, (2, POSITION_SIZE)).mean(dim=-2)).squeeze(-1)
-        beyond = torch.arange(slots, device=like.device) >= sizes[:, None]
+        codes = position_codes(like.shape[1], POSITION_SIZE).to(self.weight.weight).expand(len(sizes), -1, -1)
+        beyond = torch.arange(like.shape[1], device=like.device) >= sizes[:, None]
+        logits = self.weight(run_gru(self.gru, codes, ~beyond)).squeeze(-1)
         return logits.to(like.dtype).masked_fill(beyond, LOG_ZERO).softmax(dim=-1)
 
 

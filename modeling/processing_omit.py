@@ -66,8 +66,7 @@ class OmitProcessor(ProcessorMixin):
             why = "this processor has no image_processor, since its model takes precomputed regions"
             raise ValueError(f"images given, but {why}; pass regions=…")
         if regions is not None:
-            padded = _padded_regions(regions)
-            return BatchFeature(padded if text is None else {**padded, **self(text=text, **kwargs)})
+            return BatchFeature({**_padded_regions(regions), **({} if text is None else self(text=text, **kwargs))})
         if images is not None:
             images = as_pictures(images)
             self._check_sizes(images, kwargs)

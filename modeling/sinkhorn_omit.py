@@ -19,7 +19,7 @@ they are. The mathematics: ``docs/concepts/method.md#partial-matching``.
 import torch
 from torch import Tensor
 
-from .features_omit import OmitFeatures, not_floating
+from .features_omit import OmitFeatures, check_floating
 
 # Stands for log 0. Finite, so that a softmax over padding alone is still a number and no gradient is NaN.
 LOG_ZERO = -1e30
@@ -68,12 +68,9 @@ def sinkhorn(
         if marginals.shape[-1] != similarity.shape[side]:
             found = f"{name} has {marginals.shape[-1]} entries; expected {similarity.shape[side]}"
             raise ValueError(f"{found}, to fit a similarity of shape {tuple(similarity.shape)}.")
-    dtype = torch.float32
-    tensors = {"similarity": similarity, "row_marginals": row_marginals, "column_marginals": column_marginals}
-    for name, tensor in tensors.items():
-        dtype = torch.promote_types(dtype, tensor.dtype)
-        if not tensor.is_floating_point():
-            raise not_floating(name, tensor)
+    check_floating(similarity=similarity, row_marginals=row_marginals, column_marginals=column_marginals)
+    dtype = torch.promote_types(torch.promote_types(row_marginals.dtype, column_marginals.dtype), torch.float32)
+    dtype = torch.promote_types(dtype, similarity.dtype)
     mu, nu = row_marginals.to(dtype), column_marginals.to(dtype)
     has_row = (mu > 0) & (nu > 0).any(-1, keepdim=True)
     has_column = (nu > 0) & (mu > 0).any(-1, keepdim=True)
@@ -116,8 +113,7 @@ def fragment_marginals(kind: str, side: OmitFeatures, other: OmitFeatures) -> Te
 
     Source: ``docs/concepts/method.md#variants-worth-having``.
     """
-    if not side.embeds.is_floating_point():
-        raise not_floating("embeds", side.embeds)
+    check_floating(embeds=side.embeds)
     if kind == "uniform":
         return at_least_float32(side.mask.to(side.embeds.dtype)) / side.mask.sum(-1, keepdim=True).clamp_min(1)
     if kind == "norm":
@@ -145,8 +141,7 @@ def add_dustbin(fragments: Tensor, mask: Tensor, marginals: Tensor, dustbin: Ten
     Returns:
         Rows, [B, K+1, D], and their mass, [B, K+1] or [B, C, K+1], which sums to 1.
     """
-    if not dustbin.is_floating_point():
-        raise not_floating("pooled", dustbin)
+    check_floating(pooled=dustbin)
     share = 1 / (mask.sum(-1, keepdim=True) + 1).to(marginals.dtype)
     share = share.unsqueeze(1) if marginals.ndim == 3 else share
     mass = torch.cat([share.expand(*marginals.shape[:-1], 1), marginals * (1 - share)], dim=-1)

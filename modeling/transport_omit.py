@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from .features_omit import OmitFeatures, not_floating
+from .features_omit import OmitFeatures, check_floating
 from .sinkhorn_omit import add_dustbin, check_transport, fragment_marginals, reference_score
 from .tiling_omit import MEMORY_BUDGET, score_in_tiles
 
@@ -161,6 +161,8 @@ def transport_similarity(image: Side, text: Side, options: TransportOptions) -> 
     check_sides(image.rows, text.rows)
     if options.matmul_dtype != "float32":
         check_matmul(image.rows, text.rows, options.backend, options.matmul_dtype)
+    if torch.compiler.is_compiling():  # or exporting: a graph holds what can be traced
+        return (reference_similarity if options.backend == "reference" else compiled_similarity)(image, text, options)
     entries = image.rows.shape[0] * image.rows.shape[1] * text.rows.shape[0] * text.rows.shape[1]
     candidates = candidate_backends(options.backend, image.rows.device.type, entries, options.matmul_dtype)
     for name in candidates:
@@ -191,6 +193,7 @@ def reference_similarity(image: Side, text: Side, options: TransportOptions) -> 
 
 
 BACKENDS = {"reference": Backend(reference_similarity)}
+compiled_similarity = reference_similarity  # in the graphs of torch.compile; `omit_hf.operators` sets another
 
 
 def register_backend(name: str, backend: Backend) -> None:
@@ -200,7 +203,7 @@ def register_backend(name: str, backend: Backend) -> None:
 
 def candidate_backends(name: str, device: str, entries: int, matmul_dtype: str = "float32") -> list[str]:
     """Names of the backends to try in turn for so many cosines on a type of device; `ValueError` for an unknown one."""
-    if torch.compiler.is_exporting():  # the only one that a graph can hold
+    if torch.compiler.is_compiling():  # or exporting: the only one that a graph can hold
         return ["reference"]
     if name == "auto":
         found = []
@@ -225,9 +228,7 @@ def candidate_backends(name: str, device: str, entries: int, matmul_dtype: str =
 
 def check_sides(image_embeds: Tensor, text_embeds: Tensor) -> None:
     """Raise `ValueError` unless both are floating-point numbers of one type, width and device."""
-    for name, embeds in (("image_embeds", image_embeds), ("text_embeds", text_embeds)):
-        if not embeds.is_floating_point():
-            raise not_floating(name, embeds)
+    check_floating(image_embeds=image_embeds, text_embeds=text_embeds)
     widths = image_embeds.shape[-1], text_embeds.shape[-1]
     if widths[0] != widths[1]:
         raise ValueError(f"image_embeds are {widths[0]} wide, text_embeds {widths[1]}; expected the same.")

@@ -1,7 +1,7 @@
 """OMIT for Hugging Face: fine-grained image-text matching by partial optimal transport.
 
 Importing the package makes the Auto classes of transformers know its models, and its models the backends of Numba and
-Triton, and where their cells look.
+Triton, where their cells look, and operators for `torch.compile`.
 """
 
 import importlib
@@ -10,7 +10,8 @@ import sys
 if sys.argv[:1] == ["-m"]:  # the command, as `python -m omit_hf`, which imports the package first
     import omit_hf_command  # noqa: F401
 import omit_hf.alignment.receptive_fields
-import omit_hf.kernels  # noqa: F401 (registers its backends)
+import omit_hf.kernels
+import omit_hf.operators  # noqa: F401 (these three make themselves known)
 from omit_hf.evaluation.retrieval import retrieval_metrics
 from omit_hf.hub.registration import register
 from omit_hf.modeling import OmitConfig, OmitModel, OmitProcessor, partial_sinkhorn_similarity, sinkhorn

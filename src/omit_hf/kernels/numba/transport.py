@@ -26,7 +26,7 @@ PROCESS = os.getpid()
 def score_transport(image: Side, text: Side, options: TransportOptions) -> Tensor:
     """Σ P S over fragments for every image and caption; arguments and result are those of `transport_similarity`.
 
-    In a compiled model this is a graph break. The first call of a machine compiles for some seconds.
+    The first call of a machine compiles for some seconds.
     """
     if image.rows.device.type != "cpu":
         raise CannotServe(f"the tensors are on {image.rows.device}, and it takes a CPU.")

@@ -56,7 +56,7 @@ def score_transport(image: Side, text: Side, options: TransportOptions) -> Tenso
     """Σ P S over fragments for every image and caption; arguments and result are those of `transport_similarity`.
 
     Memory beyond arguments and result: tables of the rows and a workspace (of 26 MB on an H100, with up to 64 regions),
-    and for the backward pass one of 256 MB. In a compiled model this is a graph break.
+    and for the backward pass one of 256 MB.
     """
     limit = find_limit(image, text)
     if limit is not None:
