@@ -47,6 +47,7 @@ def main() -> None:
     for name in arguments.models:
         if name not in MODELS:
             raise ValueError(f"models has {name!r}; expected some of {', '.join(MODELS)}.")
+    torch.compiler.config.force_disable_caches = True  # or a second run would find what the first has compiled
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     place = environment()
