@@ -5,7 +5,8 @@ compiled model each is one node, which runs as it does without `torch.compile`. 
 pass, since an operator keeps nothing but tensors. The reference is plain torch, and is traced.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
@@ -15,85 +16,56 @@ from omit_hf.modeling.encoders_omit import BiGRU, run_gru
 from omit_hf.modeling.transport_omit import Side, TransportOptions, reference_similarity, transport_similarity
 
 RECORDING = (torch._C.DispatchKey.AutogradFunctionality, torch._C.DispatchKey.ADInplaceOrView)
+SIDES = "Tensor image_rows, Tensor mu, Tensor text_rows, Tensor nu"
+OPTIONS = "float regularization, int num_iterations, int num_dustbins, str backend, str matmul_dtype, int memory_budget"
 
 
 def score_as_operator(image: Side, text: Side, options: TransportOptions) -> Tensor:
     """`transport_similarity` as one node of a graph; of one that is exported, what can be read without the package."""
     if torch.compiler.is_exporting():
         return reference_similarity(image, text, options)
-    return transport(
-        *image,
-        *text,
-        options.regularization,
-        options.num_iterations,
-        options.num_dustbins,
-        options.backend,
-        options.matmul_dtype,
-        options.memory_budget,
-    )
+    return transport(*image, *text, *(getattr(options, field.name) for field in fields(options)))
 
 
-@torch.library.custom_op("omit_hf::transport", mutates_args=())
-def transport(
-    image_rows: Tensor,
-    mu: Tensor,
-    text_rows: Tensor,
-    nu: Tensor,
-    regularization: float,
-    num_iterations: int,
-    num_dustbins: int,
-    backend: str,
-    matmul_dtype: str,
-    memory_budget: int,
-) -> Tensor:
-    options = TransportOptions(regularization, num_iterations, num_dustbins, backend, matmul_dtype, memory_budget)
-    return transport_similarity(Side(image_rows, mu), Side(text_rows, nu), options)
+@torch.library.custom_op("omit_hf::transport", mutates_args=(), schema=f"({SIDES}, {OPTIONS}) -> Tensor")
+def transport(*arguments) -> Tensor:
+    return _score(*arguments)
 
 
 @transport.register_fake
-def _(image_rows, mu, text_rows, nu, *settings):
+def _(image_rows, mu, text_rows, nu, *options):
     dtype = torch.float64 if torch.float64 in (image_rows.dtype, mu.dtype, nu.dtype) else torch.float32
     return image_rows.new_empty(image_rows.shape[0], text_rows.shape[0], dtype=dtype)
 
 
-@torch.library.custom_op("omit_hf::transport_backward", mutates_args=())
-def transport_backward(
-    incoming: Tensor,
-    needed: list[bool],
-    image_rows: Tensor,
-    mu: Tensor,
-    text_rows: Tensor,
-    nu: Tensor,
-    regularization: float,
-    num_iterations: int,
-    num_dustbins: int,
-    backend: str,
-    matmul_dtype: str,
-    memory_budget: int,
-) -> list[Tensor]:
-    options = TransportOptions(regularization, num_iterations, num_dustbins, backend, matmul_dtype, memory_budget)
-    return _gradients(
-        lambda *sides: transport_similarity(Side(*sides[:2]), Side(*sides[2:]), options),
-        [image_rows, mu, text_rows, nu],
-        needed,
-        incoming,
-    )
+@torch.library.custom_op(
+    "omit_hf::transport_backward",
+    mutates_args=(),
+    schema=f"(Tensor incoming, bool[] needed, {SIDES}, {OPTIONS}) -> Tensor[]",
+)
+def transport_backward(incoming: Tensor, needed: list[bool], *arguments) -> list[Tensor]:
+    sides, options = list(arguments[:4]), arguments[4:]
+    return _gradients(lambda *sides: _score(*sides, *options), sides, needed, incoming)
 
 
 @transport_backward.register_fake
-def _(incoming, needed, image_rows, mu, text_rows, nu, *settings):
-    return _like([image_rows, mu, text_rows, nu], needed)
+def _(incoming, needed, *arguments):
+    return _like(arguments[:4], needed)
+
+
+def _score(image_rows: Tensor, mu: Tensor, text_rows: Tensor, nu: Tensor, *options) -> Tensor:
+    return transport_similarity(Side(image_rows, mu), Side(text_rows, nu), TransportOptions(*options))
 
 
 def _save(ctx, inputs, output) -> None:
     ctx.save_for_backward(*inputs[:4])
-    ctx.settings = inputs[4:]
+    ctx.options = inputs[4:]
 
 
 def _backward(ctx, incoming) -> tuple[Tensor | None, ...]:
     needed = list(ctx.needs_input_grad[:4])
-    gradients = transport_backward(incoming.contiguous(), needed, *ctx.saved_tensors, *ctx.settings)
-    return *_where(needed, gradients), *(None for _ in ctx.settings)
+    gradients = transport_backward(incoming.contiguous(), needed, *ctx.saved_tensors, *ctx.options)
+    return *_where(needed, gradients), *(None for _ in ctx.options)
 
 
 transport.register_autograd(_backward, setup_context=_save)
@@ -172,7 +144,7 @@ def _gradients(
     return [each.contiguous() for each in found]
 
 
-def _like(inputs: list[Tensor], needed: list[bool]) -> list[Tensor]:
+def _like(inputs: Sequence[Tensor], needed: list[bool]) -> list[Tensor]:
     return [
         torch.empty_like(each, memory_format=torch.contiguous_format)
         for each, need in zip(inputs, needed, strict=True)
