@@ -1,12 +1,13 @@
 """What torch.compile makes of a model: one graph, with the scores and the gradients of the model itself."""
 
 import copy
+import dataclasses
 import logging
 
 import pytest
 import torch
 from miniatures import SMALL
-from tiny import TEXT, tiny_config
+from tiny import REGIONS, TEXT, tiny_config
 from torch import nn
 
 from omit_hf import OmitModel
@@ -101,6 +102,16 @@ def test_each_encoder_and_the_score_are_one_graph():
         torch.testing.assert_close(score, model(**inputs).similarity)
 
 
+def test_padded_regions_break_a_training_step_in_three_places():
+    model, inputs = OmitModel(tiny_config(vision_config=REGIONS)), tiny_inputs()
+    del inputs["pixel_values"]
+    inputs |= {"region_features": torch.rand(3, 4, 10), "region_mask": torch.arange(4) < torch.tensor([[4], [2], [1]])}
+    explained = torch._dynamo.explain(lambda: model.train()(**inputs, return_loss=True))()
+    assert explained.graph_break_count <= 3
+    score = torch.compile(model.eval(), **ONE_GRAPH)
+    torch.testing.assert_close(score(**inputs).similarity, model(**inputs).similarity)
+
+
 def test_another_number_of_words_and_pairs():
     """With sizes that torch.compile leaves open."""
     torch.manual_seed(0)
@@ -154,3 +165,16 @@ def test_the_scale_stays_below_its_bound():
     compiled.loss.backward()
     torch.testing.assert_close(compiled.logits_per_image, compiled.similarity * 100)
     assert model.logit_scale.grad.item() != 0
+
+
+def test_the_operators_are_what_they_say():
+    """Their names, their types and, by torch's own check, that they change no input and have the shapes promised."""
+    taken = [each.name for each in torch.ops.omit_hf.transport.default._schema.arguments]
+    assert taken[4:] == [field.name for field in dataclasses.fields(TransportOptions)]
+    torch.manual_seed(0)
+    rows = [torch.nn.functional.normalize(torch.randn(2, 3, 4), dim=-1).requires_grad_() for _ in range(2)]
+    sides = rows[0], torch.full((2, 1, 3), 1 / 3), rows[1], torch.full((1, 2, 3), 1 / 3)
+    torch.library.opcheck(torch.ops.omit_hf.transport.default, (*sides, 0.1, 3, 1, "auto", "float32", 2**20))
+    gru = OmitModel(tiny_config()).text_encoder.backbone.gru
+    words, attended = torch.randn(2, 3, 8, requires_grad=True), torch.tensor([[1, 1, 1], [1, 0, 0]]).bool()
+    torch.library.opcheck(torch.ops.omit_hf.bigru.default, (words, attended, list(gru.parameters()), 1))
