@@ -320,8 +320,8 @@ class OmitModel(OmitPreTrainedModel):
     def _scale(self) -> Tensor:
         if self.training and self.logit_scale.requires_grad and not torch.compiler.is_compiling():
             self.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE)
-        beyond = (self.logit_scale.detach() - MAX_LOGIT_SCALE).clamp(min=0)
-        return (self.logit_scale - beyond).exp()  # whose gradient survives at the bound
+        value = self.logit_scale.detach()  # so that the gradient survives the bound
+        return (value.clamp(max=MAX_LOGIT_SCALE) + (self.logit_scale - value)).exp()
 
 
 def drop_none(arguments: dict) -> dict:

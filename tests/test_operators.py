@@ -156,11 +156,15 @@ def test_types_are_those_of_the_transport(dtype):
     assert all(map(torch.equal, found, true))
 
 
-def test_the_scale_stays_below_its_bound():
+@pytest.mark.parametrize("value", [9.0, 1e30])
+def test_the_scale_stays_below_its_bound(value):
     torch.manual_seed(0)
     model = OmitModel(tiny_config(loss="infonce")).train()
     with torch.no_grad():
-        model.logit_scale.fill_(9.0)
+        model.logit_scale.fill_(value)
+    out = model.eval()(**tiny_inputs())
+    torch.testing.assert_close(out.logits_per_image, out.similarity * 100)
+    model.train()
     compiled = torch.compile(model, **ONE_GRAPH)(**tiny_inputs(), return_loss=True)
     compiled.loss.backward()
     torch.testing.assert_close(compiled.logits_per_image, compiled.similarity * 100)
