@@ -30,9 +30,11 @@ def test_the_grids_of_scenes(tmp_path):
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     plan = read_comparison(tmp_path / "a.yaml", tmp_path)
     rows = {grid.name: len(plan.rows(grid)) for grid in plan.grids}
-    assert rows == {"methods": 3, "regularization": 14, "dustbin_marginals": 3 * 4 + 4, "backend": 3}
+    expected = {"methods": 3, "regularization": 14, "dustbin_marginals": 3 * 4 + 4, "global_weight": 4, "backend": 3}
+    assert rows == expected
     runs = {run.name for grid in plan.grids for run in plan.runs(grid)}
-    assert len(runs) == 3 * (3 + 14 - 2 + 16 - 2 + 3)  # omit and ot as the recipe has them are in the first three
+    # omit and ot as the recipe has them are in the first three
+    assert len(runs) == 3 * (3 + 14 - 2 + 16 - 2 + 4 - 1 + 3)
 
 
 def test_the_recipe_is_found_from_the_file(tmp_path, monkeypatch):
